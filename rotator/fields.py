@@ -1,0 +1,146 @@
+"""The kinds of values that a configuration is made of: durations, paths, references to secrets.
+
+They are pydantic types, shared by `config.py` and by the settings of each sink, so that a sink of
+another package says what it needs in the same words and its faults are reported with the same
+places. What a value means outside itself comes in through the validation context: `base`, the
+folder of the configuration file, and `environ`, the variables of the process.
+
+A message never repeats the value of a field that may hold a secret.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+from collections.abc import Mapping
+from datetime import timedelta
+from pathlib import Path
+from typing import Annotated, Any
+
+from pydantic import BaseModel, BeforeValidator, ConfigDict, ValidationInfo, WithJsonSchema, model_validator
+
+from rotator.errors import NeedsPerson
+from rotator.secret import Secret
+
+_UNITS = {"s": "seconds", "m": "minutes", "h": "hours", "d": "days", "w": "weeks"}
+_DURATION = re.compile(r"(?:\d{1,9}[smhdw])+")
+_PART = re.compile(r"(\d+)([smhdw])")
+_LONGEST = timedelta(days=3660)
+DURATION_EXPECTED = "expected a duration such as 90s, 15m, 12h, 30d, 2w or 1d12h"
+SECRET_EXPECTED = "expected {env: NAME}, {file: PATH} or {credential: NAME}; a secret is never written in this file"
+
+
+def parse_duration(text: str) -> timedelta:
+    """`90s`, `15m`, `12h`, `30d`, `2w` or a sum like `1d12h`. Raises ValueError, at most ten years."""
+    if not _DURATION.fullmatch(text):
+        raise ValueError(DURATION_EXPECTED)
+    total = timedelta()
+    for number, unit in _PART.findall(text):
+        total += timedelta(**{_UNITS[unit]: int(number)})
+    if total > _LONGEST:
+        raise ValueError("expected a duration of at most ten years")
+    return total
+
+
+def _duration(value: object) -> timedelta:
+    if isinstance(value, timedelta):
+        return value
+    if isinstance(value, str):
+        return parse_duration(value)
+    raise ValueError(DURATION_EXPECTED)
+
+
+def base_of(info: ValidationInfo) -> Path:
+    """The folder that relative paths start from."""
+    context: Mapping[str, Any] = info.context or {}
+    return Path(context.get("base", "."))
+
+
+def environ_of(info: ValidationInfo) -> Mapping[str, str]:
+    """The variables that a reference may name."""
+    context: Mapping[str, Any] = info.context or {}
+    environ: Mapping[str, str] = context.get("environ", os.environ)
+    return environ
+
+
+def _path(value: object, info: ValidationInfo) -> Path:
+    if not isinstance(value, (str, Path)) or not str(value):
+        raise ValueError("expected a path")
+    if "\0" in str(value):
+        raise ValueError("expected a path without a NUL")
+    return base_of(info) / value
+
+
+Duration = Annotated[
+    timedelta,
+    BeforeValidator(_duration),
+    WithJsonSchema({"type": "string", "pattern": r"^([0-9]+[smhdw])+$", "examples": ["90s", "15m", "30d", "1d12h"]}),
+]
+ConfigPath = Annotated[Path, BeforeValidator(_path), WithJsonSchema({"type": "string", "minLength": 1})]
+
+
+class Settings(BaseModel):
+    """A mapping of the configuration: unknown keys are faults, values are never shown in errors."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True, strict=True, hide_input_in_errors=True)
+
+
+class SecretRef(Settings):
+    """Where a secret is: an environment variable, a file, or one of systemd's credentials."""
+
+    env: str | None = None
+    file: ConfigPath | None = None
+    credential: str | None = None
+
+    @model_validator(mode="before")
+    @classmethod
+    def _is_a_reference(cls, value: object) -> object:
+        if not isinstance(value, dict) or len(value) != 1 or not set(value) <= {"env", "file", "credential"}:
+            raise ValueError(SECRET_EXPECTED)
+        return value
+
+    @model_validator(mode="after")
+    def _is_there(self, info: ValidationInfo) -> SecretRef:
+        if self.env is not None and not environ_of(info).get(self.env):
+            raise ValueError(f"the environment variable {self.env} is not set; set it or name another")
+        if self.credential is not None and (not self.credential or "/" in self.credential):
+            raise ValueError("expected the name of a credential, without a slash")
+        return self
+
+    @property
+    def path(self) -> Path | None:
+        """The file that is read, or None for an environment variable."""
+        if self.file is not None:
+            return self.file
+        folder = os.environ.get("CREDENTIALS_DIRECTORY")
+        return Path(folder) / self.credential if self.credential and folder else None
+
+    def __str__(self) -> str:
+        if self.env is not None:
+            return f"environment variable {self.env}"
+        return f"credential {self.credential}" if self.credential is not None else f"file {self.file}"
+
+    def read(self) -> Secret:
+        """The secret, without surrounding white space. Raises NeedsPerson, saying what to do."""
+        if self.env is not None:
+            text = os.environ.get(self.env, "")
+        elif self.path is None:
+            raise NeedsPerson(
+                f"credential {self.credential} cannot be read: CREDENTIALS_DIRECTORY is not set",
+                "start the service by systemd with LoadCredential=, or use {file: PATH}",
+            )
+        else:
+            try:
+                text = self.path.read_text(encoding="utf-8")
+            except OSError as error:
+                raise NeedsPerson(
+                    f"{self} cannot be read: {error.strerror}", "create it with the secret in it, readable by this user"
+                ) from None
+            except UnicodeDecodeError:
+                raise NeedsPerson(f"{self} is not UTF-8 text", "put the secret alone in it") from None
+        text = text.strip()
+        if not text:
+            raise NeedsPerson(f"{self} is empty", "put the secret in it")
+        if not text.isascii() or any(character.isspace() for character in text):
+            raise NeedsPerson(f"{self} holds more than one word", "put the secret alone in it")
+        return Secret(text)
