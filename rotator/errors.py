@@ -56,7 +56,7 @@ class OutcomeUnknown(RotatorError):
     """The effect may have happened or not: only a later look can tell."""
 
 
-class StateUnavailable(TryLater):
+class StateUnavailable(RotatorError):
     """The state cannot be read or written now."""
 
 

@@ -146,13 +146,17 @@ class Key:
 class KeyList:
     """One answer of Neon: the keys of an account, and when they were asked for.
 
-    `doubt` says why the absence of a key from this list is not believed, or is empty.
+    `doubt` says why the absence of a key from this list is not believed, or is empty. `confirms` is how
+    many polls in a row agreed before it was believed. `polled` is false for a list that was read between
+    two polls: it shows what is there, but what it lacks is not counted.
     """
 
     account: str
     requested_at: datetime
     keys: Mapping[int, Key]
     doubt: str = ""
+    confirms: int = 1
+    polled: bool = True
 
 
 class Held(StrEnum):
@@ -166,13 +170,16 @@ class Held(StrEnum):
 class Keys:
     """What was seen outside in one look.
 
-    `lists` by account, the newest answer each; `in_hand` the ids of keys whose secret this process
-    holds; `contents` what sinks that read back hold, by target: a fingerprint or a `Held`; `own` the
-    ids of keys that may be the one this process authenticates with, each with how that is known;
-    `owners` which other policy owns a key; `distrust` why the clock is not to be trusted, or empty.
+    `lists` by account, the newest answer each; `unreadable` the accounts whose list could not be had in
+    this turn, each with why; `since` when this run of the program began; `in_hand` the ids of keys whose
+    secret this process holds; `contents` what sinks that read back hold, by target: a fingerprint or a
+    `Held`; `own` the ids of keys that may be the one this process authenticates with, each with how that
+    is known; `owners` which other policy owns a key; `distrust` why the clock is not to be trusted, or empty.
     """
 
     lists: Mapping[str, KeyList] = field(default_factory=dict)
+    unreadable: Mapping[str, str] = field(default_factory=dict)
+    since: datetime | None = None
     in_hand: frozenset[int] = frozenset()
     contents: Mapping[str, str] = field(default_factory=dict)
     own: Mapping[int, str] = field(default_factory=dict)
@@ -296,21 +303,29 @@ class Intent:
 
 @dataclass(frozen=True)
 class Rotation:
-    """A rotation that was begun and has not ended in a live key yet."""
+    """A rotation that was begun and has not ended in a live key yet.
+
+    `urgent` when somebody may be left with a key that does not work, so that no window is waited for.
+    """
 
     since: datetime
     why: str
+    urgent: bool = False
 
 
 @dataclass(frozen=True)
 class ClosedName:
-    """The name of an intent, or of a key that left the list unasked, under which a key may yet turn up."""
+    """The name of an intent, or of a key that left the list, under which a key may yet turn up.
+
+    `offered` are the targets that may hold it then.
+    """
 
     name: str
     scope: Scope
     not_before: datetime
     closed_at: datetime
     generation: int
+    offered: tuple[str, ...] = ()
 
 
 class OrderKind(StrEnum):
@@ -334,10 +349,7 @@ class Order:
 
 @dataclass(frozen=True)
 class Failure:
-    """Failed attempts to mint in a row: how many, since when, when to try again, what the last one said.
-
-    `notified_at` is when `rotation.failed` was last sent.
-    """
+    """Failed attempts to mint in a row: how many, since when, when to try again, what the last one said."""
 
     count: int
     since: datetime
@@ -350,7 +362,8 @@ class Failure:
 class Record:
     """All that must be remembered of one policy.
 
-    `lost` counts keys and answers lost since something went live. `offered` are offers without a
+    `lost` counts keys and answers lost since something went live. `failure_notified_at` is when
+    `rotation.failed` was last sent. `offered` are offers without a
     recorded outcome, by target, with when the sink's time-out ends. `gone` are targets that answered
     410, each with the settings that the sink had. `orders` are kept beside the record by the store.
     """
@@ -370,7 +383,6 @@ class Record:
     closed: tuple[ClosedName, ...] = ()
     adopted: tuple[int, ...] = ()
     drifted: tuple[str, ...] = ()
-    started_anew: bool = False
     paused: bool = False
     orders: tuple[Order, ...] = ()
 
@@ -384,6 +396,8 @@ class Do(StrEnum):
     WAIT = "wait"
     REFUSE = "refuse"
     LOOK = "look"
+    OBEY = "obey"
+    LAPSE = "lapse"
     CLOSE_INTENT = "close_intent"
     RECOVER = "recover"
     ADOPT = "adopt"
@@ -403,7 +417,8 @@ class Step:
     """The next step for a policy, and why, in plain words.
 
     `until` belongs to WAIT: when to decide again, None for at the next poll. `coming` says what a WAIT
-    waits for. `key_id` is the key concerned, `sink` the name of the sink, `account` the list to read.
+    waits for. `key_id` is the key concerned, `sink` the name of the sink, `account` the list to read,
+    `order` the order to take up. `overdue` belongs to HOLD, `gone` to ABANDON: the key no longer works.
     """
 
     do: Do
@@ -413,7 +428,9 @@ class Step:
     key_id: int | None = None
     sink: str | None = None
     account: str | None = None
+    order: int | None = None
     overdue: bool = False
+    gone: bool = False
 
 
 # What crosses to the adapters

@@ -117,9 +117,9 @@ class Key:
     def used(self, at: datetime, address: str) -> None:
         """Count a use. A use in the same second from the same address leaves no new mark on the trail."""
         self.uses += 1
-        use = Use(whole_second(at), address)
-        if not self.trail or self.trail[-1] != use:
-            self.trail.append(use)
+        last = self.trail[-1] if self.trail else None
+        if last is None or (whole_second(last.at), last.address) != (whole_second(at), address):
+            self.trail.append(Use(at, address))
 
     def last_use(self, as_of: datetime | None = None) -> Use | None:
         """The latest use, or the latest up to `as_of`."""
@@ -144,7 +144,7 @@ class Key:
             project=self.project,
             created_at=whole_second(self.created),
             created_by=self.created_by,
-            last_used_at=use.at if use else None,
+            last_used_at=whole_second(use.at) if use else None,
             last_used_from_addr=use.address if use else "",
             uses=self.uses,
             revoked_at=whole_second(self.revoked) if self.revoked else None,
@@ -198,7 +198,9 @@ class Accounts:
 
     def alive(self, organization: str | None, as_of: datetime | None = None) -> Iterator[Key]:
         """The living keys of one account, newest first; with `as_of`, those that lived then."""
-        return (key for key in reversed(self._keys.values()) if key.organization == organization and key.alive(as_of))
+        for key in self.every_key():
+            if key.organization == organization and key.alive(as_of):
+                yield key
 
     def authenticate(self, secret: str | None, address: str, now: datetime) -> Key:
         """The living key with this secret, and a use of it. Raises `Refused` (401)."""

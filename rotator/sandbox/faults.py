@@ -23,6 +23,7 @@ from dataclasses import dataclass, fields, replace
 from datetime import datetime, timedelta
 from enum import Enum
 
+LONGEST_SECONDS = 100 * 365 * 86_400
 CALLS = ("create", "revoke", "list", "auth", "any")
 
 
@@ -127,8 +128,8 @@ class Strike:
         for fault, armed in self.views:
             back = now - timedelta(seconds=fault.seconds or 0)
             if fault.fault == "stale_list":
-                view = replace(view, as_of=_older(view.as_of, back), usage_as_of=_older(view.usage_as_of, back))
-            elif fault.fault == "usage_lag":
+                view = replace(view, as_of=_older(view.as_of, back))
+            if fault.fault in ("stale_list", "usage_lag"):
                 view = replace(view, usage_as_of=_older(view.usage_as_of, back))
             elif fault.fault == "usage_frozen":
                 view = replace(view, usage_as_of=_older(view.usage_as_of, armed))
@@ -255,7 +256,9 @@ def _call(value: object) -> str:
 
 
 def _number(value: object, least: float, most: float = math.inf) -> float:
-    if isinstance(value, bool) or not isinstance(value, int | float) or not least <= value <= most or math.isinf(value):
+    if isinstance(value, bool) or not isinstance(value, int | float):
+        raise ValueError
+    if not least <= value <= most or math.isinf(value):
         raise ValueError
     return value
 
@@ -286,7 +289,7 @@ CHECKS: Mapping[str, tuple[Callable[[object], object], str]] = {
     "skip": (lambda value: _whole(value, 0), "a whole number from 0 on"),
     "status": (lambda value: _whole(value, 400, 599), "an HTTP status from 400 to 599"),
     "retry_after": (_retry_after, "seconds, or the text of an HTTP date"),
-    "seconds": (lambda value: _number(value, 0, timedelta.max.total_seconds() / 1e4), "a number of seconds from 0 on"),
+    "seconds": (lambda value: _number(value, 0, LONGEST_SECONDS), "a number of seconds from 0 on"),
     "omit": (_ids, "a list of key ids"),
     "keep": (lambda value: _number(value, 0, 1), "a share from 0 to 1"),
 }

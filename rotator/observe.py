@@ -1,0 +1,150 @@
+"""What a look outside teaches: changes of a record that follow from Neon's list and the sinks alone. Pure.
+
+`observe` runs before every decision. It only ever adds knowledge: a `last_used_at` that vanishes or
+goes back changes nothing that was known, and the absence of a key counts only in lists that are
+believed, were asked for after the key was recorded, and came from a poll. `judge` says which lists
+are believed; `own_keys` which keys may be the one that this process authenticates with.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Set
+from dataclasses import dataclass, replace
+from datetime import datetime, timedelta
+
+from rotator.model import PERSONAL, Absence, Event, Generation, Key, KeyList, Keys, Policy, Record
+from rotator.standing import WHOLE_SECOND, file_troubles, gone_from, is_missing, list_of, live
+from rotator.transitions import Change
+
+_POLLS_BEFORE_BELIEF = 3
+
+
+def observe(policy: Policy, record: Record, keys: Keys) -> Change | None:
+    """The record with what was just seen, or None if that changes nothing."""
+    current = live(record)
+    events: list[Event] = []
+    generations = []
+    for before in record.generations:
+        after = _seen(before, keys)
+        if before is current:
+            after, news = _missing_live(after, record)
+            events += news
+        generations.append(after)
+    drifted = tuple(sorted(t.sink.target for t in file_troubles(policy, record, keys)))
+    unread = [t for t in record.drifted if t not in keys.contents and any(s.target == t for s in policy.deliver_to)]
+    drifted = tuple(sorted({*drifted, *unread}))
+    for trouble in file_troubles(policy, record, keys):
+        if trouble.sink.target not in record.drifted and current is not None:
+            events.append(_event("sink.drifted", trouble.why, record, current))
+    changed = replace(record, generations=tuple(generations), drifted=drifted)
+    return Change(changed, tuple(events)) if changed != record or events else None
+
+
+def _seen(generation: Generation, keys: Keys) -> Generation:
+    listing = list_of(keys, generation.scope)
+    if listing is None:
+        return generation
+    key = listing.keys.get(generation.key_id)
+    if key is None:
+        return _absent(generation, listing)
+    changed = _used(generation, key, keys.since)
+    if changed.absence is not None:
+        changed = replace(changed, absence=None, missing_reported=False)
+    unfinished = not changed.live_since and not changed.orphan
+    if unfinished and (changed.seen_at is None or listing.requested_at > changed.seen_at):
+        changed = replace(changed, seen_at=listing.requested_at)
+    return changed
+
+
+def _absent(generation: Generation, listing: KeyList) -> Generation:
+    before = generation.absence
+    if not listing.polled or not gone_from(listing, generation):
+        return generation
+    if before is None:
+        at = listing.requested_at
+        return replace(generation, absence=Absence(listing.confirms, at, at))
+    if listing.requested_at <= before.newest:
+        return generation
+    return replace(generation, absence=Absence(before.polls + 1, before.since, listing.requested_at))
+
+
+def _used(generation: Generation, key: Key, since: datetime | None) -> Generation:
+    known, used = generation.last_used_at, key.last_used_at
+    if used is None or (known is not None and used <= known):
+        return generation
+    gap = generation.longest_gap
+    if known is not None and since is not None and known >= since:
+        gap = max(gap or timedelta(0), used - known)
+    return replace(generation, last_used_at=used, last_used_from=key.last_used_from, longest_gap=gap)
+
+
+def _missing_live(generation: Generation, record: Record) -> tuple[Generation, list[Event]]:
+    if not is_missing(generation) or generation.missing_reported or generation.revocation is not None:
+        return generation, []
+    why = f"the live key {generation.name} is gone from Neon's list; its consumers cannot use it any more"
+    return replace(generation, missing_reported=True), [_event("api_key.missing", why, record, generation)]
+
+
+def _event(name: str, why: str, record: Record, generation: Generation) -> Event:
+    return Event(name, why, record.policy, generation.number, generation.key_id, generation.name, notify=True)
+
+
+@dataclass(frozen=True)
+class Judgement:
+    """What was found suspicious in the lists of an account so far: the keys they lacked, polls in a row."""
+
+    lacked: frozenset[int] = frozenset()
+    polls: int = 0
+
+
+def judge(
+    listing: KeyList, known: Set[int], own: int | None, before: Judgement, vouched: bool
+) -> tuple[KeyList, Judgement]:
+    """The list with its doubt, and what to remember for the next poll.
+
+    `known` are the keys that should be in it, `own` our own key's id if it is known and of this account,
+    `vouched` whether `GET /auth` has just succeeded.
+    """
+    if own is not None and own not in listing.keys:
+        return replace(listing, doubt="Neon's list lacks the management key itself, so it is not believed"), before
+    if listing.account == PERSONAL and not listing.keys:
+        return replace(listing, doubt="Neon's list is empty, so it is not believed"), before
+    lacked = frozenset(known - listing.keys.keys())
+    several = len(lacked) > 1 and len(lacked) * 10 > len(known)
+    if not lacked or not (several or len(lacked) == len(known)):
+        return listing, Judgement()
+    polls = before.polls + listing.polled if lacked == before.lacked else int(listing.polled)
+    now = Judgement(lacked, polls)
+    if polls >= _POLLS_BEFORE_BELIEF and vouched:
+        return replace(listing, confirms=polls), now
+    doubt = (
+        f"Neon's list lacks {len(lacked)} of {len(known)} known keys, so it is not believed before "
+        f"{_POLLS_BEFORE_BELIEF} polls in a row agree"
+    )
+    return replace(listing, doubt=doubt), now
+
+
+def own_keys(
+    configured: int | None,
+    minted: Mapping[str, int],
+    fingerprint: str,
+    uses: Iterable[tuple[datetime, datetime]],
+    lists: Iterable[KeyList],
+) -> dict[int, str]:
+    """The keys that may be the management key, each with how that is known.
+
+    `configured` is `neon.api_key_id`, `minted` the ids of the policies' keys by fingerprint, `fingerprint`
+    the management key's, `uses` when our last calls began and ended. Only where neither id is known is
+    a key taken for ours by the times of its use.
+    """
+    if fingerprint in minted:
+        return {minted[fingerprint]: "its fingerprint is that of the key in use"}
+    if configured is not None:
+        return {configured: "neon.api_key_id says so"}
+    spans = [(start - WHOLE_SECOND, end + WHOLE_SECOND) for start, end in uses]
+    return {
+        key.id: "it was used when this program made its own calls; neon.api_key_id would tell for certain"
+        for listing in lists
+        for key in listing.keys.values()
+        if key.last_used_at is not None and any(start <= key.last_used_at <= end for start, end in spans)
+    }

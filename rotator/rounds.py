@@ -1,0 +1,142 @@
+"""The rounds: what is done for all policies together, at every poll.
+
+Neon's list of every account in use is read once; policies that it concerns are named, so that they get
+a turn. Keys that are unused are flagged once and cleared when they are used again. Orders to revoke
+a key that no policy owns are carried out here, for they belong to no turn.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import replace
+
+from rotator.engine import Engine
+from rotator.errors import KeyRefused, NeedsPerson, RotatorError, TryLater
+from rotator.model import Event, Key, KeyList, Order, Record
+from rotator.observe import observe
+from rotator.ports import Clock, Provider, State, Tell
+from rotator.usage import KeyReport, Role, inventory
+
+_SENT_WITHIN = 20.0
+
+
+class Rounds:
+    """One for a process, beside its engine."""
+
+    def __init__(self, engine: Engine, provider: Provider, state: State, clock: Clock, tell: Tell) -> None:
+        self._engine = engine
+        self._outside = engine.outside
+        self._provider = provider
+        self._state = state
+        self._clock = clock
+        self._tell = tell
+        self._refused = False
+
+    def poll(self) -> set[str]:
+        """Read every list, take in what it shows; the policies that should have a turn now.
+
+        Raises StateUnavailable. A list that cannot be read is told, and left for the next poll.
+        """
+        records = self._state.records()
+        for record in records.values():
+            self._outside.remember(record)
+        for account in sorted(accounts_in_use(self._engine, records)):
+            self._poll_account(account)
+        lists = self._outside.lists.newest()
+        if self._outside.since is None and lists:
+            self._outside.since = min(listing.requested_at for listing in lists.values())
+        self._flag_unused(records, lists)
+        self._state.set_meta("as_of", self._clock.now().isoformat())
+        return self._engine.waiting_for_poll() | self._concerned(records)
+
+    def _poll_account(self, account: str) -> None:
+        try:
+            self._outside.lists.poll(account, self._clock.now())
+        except (TryLater, NeedsPerson) as error:
+            self._tell(Event("list.unreadable", f"the keys of {account} cannot be listed: {error}"))
+            if isinstance(error, KeyRefused) and not self._refused:
+                self._refused = True
+                self._state.tell([Event("management_key.refused", str(error), notify=True)], self._clock.now())
+        else:
+            self._refused = False
+
+    def _concerned(self, records: Mapping[str, Record]) -> set[str]:
+        policies = self._engine.setup.policies
+        concerned = {name for name in records if name not in policies}
+        for name, policy in policies.items():
+            record = records.get(name)
+            if record is None or observe(policy, record, self._outside.keys(policy, record, set(), {})) is not None:
+                concerned.add(name)
+        return concerned
+
+    # Unused keys
+
+    def _flag_unused(self, records: Mapping[str, Record], lists: Mapping[str, KeyList]) -> None:
+        setup, now = self._engine.setup, self._clock.now()
+        reports = inventory(lists.values(), records, setup.policies, self._outside.own(lists), setup.unused, now)
+        flagged = self._state.flags()
+        by_id = {report.key.id: report for report in reports}
+        add = [report for report in reports if report.unused and report.key.id not in flagged]
+        cleared = [by_id[key_id] for key_id in flagged if key_id in by_id and not by_id[key_id].unused]
+        believed = all(not listing.doubt for listing in lists.values())
+        gone = [key_id for key_id in flagged if key_id not in by_id and believed and lists]
+        if not add and not cleared and not gone:
+            return
+        events = [_about("api_key.unused", report, report.why) for report in add]
+        events += [
+            _about("api_key.used_again", report, f"{report.key.name} is in use again")
+            for report in cleared
+            if report.role not in (Role.RETIRING, Role.HELD, Role.ORPHAN)
+        ]
+        drop = [report.key.id for report in cleared] + gone
+        self._state.set_flags([report.key.id for report in add], drop, events, now)
+        for event in events:
+            self._tell(event)
+
+    # Orders that belong to no policy
+
+    def obey(self) -> None:
+        """Carry out the orders to revoke keys that no policy owns. Raises StateUnavailable."""
+        for order in self._state.open_orders():
+            if order.policy is None and order.key_id is not None:
+                event = self._revoke_unowned(order, order.key_id)
+                self._state.close_order(order.id, [event], self._clock.now())
+                self._tell(event)
+
+    def _revoke_unowned(self, order: Order, key_id: int) -> Event:
+        if not order.unmanaged:
+            return Event("order.lapsed", f"no policy owns key {key_id}", key_id=key_id, notify=True)
+        for account in sorted(accounts_in_use(self._engine, self._state.records())):
+            try:
+                listing = self._outside.lists.poll(account, self._clock.now())
+                if key_id not in listing.keys:
+                    continue
+                own = self._outside.own(self._outside.lists.newest())
+                if key_id in own:
+                    why = f"key {key_id} is not revoked: it is the management key ({own[key_id]})"
+                    return Event("order.lapsed", why, key_id=key_id, notify=True)
+                key = listing.keys[key_id]
+                why = "an operator ordered the revocation of this key, which no policy owns"
+                self._state.tell([_about_key("key.revoking", key, why)], self._clock.now())
+                self._provider.revoke_key(account, key_id, patience=_SENT_WITHIN)
+                return replace(_about_key("api_key.revoked", key, why), notify=True)
+            except RotatorError as error:
+                why = f"Neon did not confirm that key {key_id} is revoked: {error}; order it again"
+                return Event("order.lapsed", why, key_id=key_id, notify=True)
+        return Event("order.lapsed", f"key {key_id} is in no list of the accounts in use", key_id=key_id, notify=True)
+
+
+def accounts_in_use(engine: Engine, records: Mapping[str, Record]) -> set[str]:
+    """The accounts that some policy has, or had, a key in."""
+    scopes = {policy.scope for policy in engine.setup.policies.values()}
+    scopes |= {generation.scope for record in records.values() for generation in record.generations}
+    scopes |= {record.intent.scope for record in records.values() if record.intent is not None}
+    return {scope.account for scope in scopes}
+
+
+def _about(name: str, report: KeyReport, why: str) -> Event:
+    return Event(name, why, report.policy, report.generation, report.key.id, report.key.name, notify=True)
+
+
+def _about_key(name: str, key: Key, why: str) -> Event:
+    return Event(name, why, key_id=key.id, key_name=key.name)
