@@ -33,10 +33,10 @@ from rotator.errors import (
     StateUnavailable,
     TryLater,
 )
-from rotator.model import Do, Event, Generation, HandOff, Key, Keys, Policy, Record, Step
+from rotator.model import LIST_MAX_AGE, Do, Event, Generation, HandOff, Key, Keys, Policy, Record, Step
 from rotator.observe import observe
 from rotator.outside import Outside
-from rotator.ports import Clock, Provider, Setup, State, Tell, Transition
+from rotator.ports import Clock, Setup, State, Tell, Transition
 from rotator.secret import Secret
 from rotator.standing import find, live
 from rotator.transitions import Change
@@ -45,7 +45,6 @@ STATE_AGAIN = timedelta(seconds=15)
 _STEPS_A_TURN = 100  # a chain of decisions longer than this is a fault of ours, and must not spin
 _AT_ONCE_PER_SINK = 4
 _BUSY_AGAIN = timedelta(milliseconds=500)
-_SENT_WITHIN = 20.0  # seconds that a revocation may wait for its turn: its list must still be fresh then
 _NONCE = string.ascii_lowercase + string.digits
 _Decision = Callable[[Record, Keys, datetime], Step]
 
@@ -56,15 +55,13 @@ class Engine:
     def __init__(
         self,
         setup: Setup,
-        provider: Provider,
         state: State,
         clock: Clock,
         tell: Tell,
         stop: threading.Event,
         lots: random.Random | None = None,
     ) -> None:
-        self.outside = Outside(setup, provider, state, clock)
-        self._provider = provider
+        self.outside = Outside(setup, state, clock)
         self._state = state
         self._clock = clock
         self._tell = tell
@@ -110,43 +107,48 @@ class Engine:
         Raises nothing that the world can cause: what failed is in the record, the log and the outlook.
         A policy that is not configured any more has its turns too, of a narrower kind.
         """
-        policy = self.setup.policies.get(name)
         with self._turn_lock(name):
+            setup = self.setup
+            policy = setup.policies.get(name)
             try:
                 self._write_unwritten(name)
                 if policy is not None:
-                    return self._take_turn(policy, lambda r, keys, now: next_step(policy, r, keys, now))
+                    return self._take_turn(setup, policy, lambda r, keys, now: next_step(policy, r, keys, now))
                 self._hands.pop(name, None)
-                return self._take_turn(transitions.stand_in(name), last_step)
+                return self._take_turn(setup, transitions.stand_in(name), last_step)
             except StateUnavailable as error:
                 self._tell(Event("state.unavailable", str(error), name))
                 return self._clock.now() + STATE_AGAIN
+
+    def in_hand(self, name: str) -> bool:
+        """Whether a secret of this policy is on its way to the sinks."""
+        return bool(self._hands.get(name))
 
     def waiting_for_poll(self) -> set[str]:
         """The policies whose last decision named no time."""
         with self._guard:
             return {name for name, step in self._outlooks.items() if step.until is None}
 
-    def _take_turn(self, policy: Policy, decide: _Decision) -> datetime | None:
+    def _take_turn(self, setup: Setup, policy: Policy, decide: _Decision) -> datetime | None:
         unreadable: dict[str, str] = {}
         for _ in range(_STEPS_A_TURN):
-            record, keys, now = self._look(policy, unreadable)
+            record, keys, now = self._look(setup, policy, unreadable)
             step = decide(record, keys, now)
             if step.do in (Do.WAIT, Do.REFUSE):
                 self._note(policy.name, step, now)
                 return self._wake(step, unreadable, now)
             if self._stop.is_set():
                 return None
-            busy_until = self._do(policy, record, keys, step, now, unreadable)
+            busy_until = self._do(setup, policy, record, keys, step, now, unreadable)
             if busy_until is not None:
                 return busy_until
         self._tell(Event("turn.endless", f"policy {policy.name} did not come to rest; please report this", policy.name))
         return self._clock.now() + timedelta(minutes=1)
 
-    def _look(self, policy: Policy, unreadable: Mapping[str, str]) -> tuple[Record, Keys, datetime]:
+    def _look(self, setup: Setup, policy: Policy, unreadable: Mapping[str, str]) -> tuple[Record, Keys, datetime]:
         record = self._state.record(policy.name)
         hand = self._hands.get(policy.name, {})
-        keys = self.outside.keys(policy, record, hand.keys(), unreadable)
+        keys = self.outside.keys(setup, policy, record, hand.keys(), unreadable)
         if observe(policy, record, keys) is not None:
             record = self._commit(policy.name, lambda r: observe(policy, r, keys))
         return record, keys, self._clock.now()
@@ -160,21 +162,28 @@ class Engine:
     # The steps
 
     def _do(
-        self, policy: Policy, record: Record, keys: Keys, step: Step, now: datetime, unreadable: dict[str, str]
+        self,
+        setup: Setup,
+        policy: Policy,
+        record: Record,
+        keys: Keys,
+        step: Step,
+        now: datetime,
+        unreadable: dict[str, str],
     ) -> datetime | None:
         """Carry out one step. Answers with a time if the turn must end until then."""
         name, key_id, why = policy.name, step.key_id or 0, step.why
         if step.do is Do.LOOK:
             self._read_list(step, keys, now, unreadable)
         elif step.do is Do.MINT:
-            self._mint(policy, record, keys, step, now)
+            self._mint(setup, policy, record, keys, step, now)
         elif step.do is Do.VERIFY:
-            outcome = self._provider.check_key(self._hands[name][key_id])
+            outcome = setup.provider.check_key(self._hands[name][key_id])
             self._commit_outcome(name, lambda r, at: transitions.checked(r, key_id, outcome, at))
         elif step.do is Do.DELIVER:
-            return self._deliver(policy, record, step, now)
+            return self._deliver(setup, policy, record, step, now)
         elif step.do is Do.REVOKE:
-            self._revoke(policy, record, step, now)
+            self._revoke(setup, policy, record, keys, step, now)
         elif step.do is Do.GO_LIVE:
             self._commit(name, lambda r: transitions.go_live(r, key_id, why, now))
             self._drop(name, key_id)
@@ -194,11 +203,11 @@ class Engine:
             self._complain(error)
             unreadable[account] = str(error)
 
-    def _mint(self, policy: Policy, record: Record, keys: Keys, step: Step, now: datetime) -> None:
+    def _mint(self, setup: Setup, policy: Policy, record: Record, keys: Keys, step: Step, now: datetime) -> None:
         name = policy.name
         for sink in policy.deliver_to:
             try:
-                self.setup.sinks[sink.name].check(probe=sink.target in record.offered)
+                setup.sinks[sink.name].check(probe=sink.target in record.offered)
             except (TryLater, NeedsPerson) as error:
                 self._not_created(name, f"sink {sink.name} is not ready: {error}", error)
                 return
@@ -207,7 +216,7 @@ class Engine:
         urgent = due(policy, record, keys, now).urgent
         self._commit(name, lambda r: transitions.intend(r, policy, key_name, step.why, urgent, now))
         try:
-            key, secret = self._provider.create_key(policy.scope, key_name)
+            key, secret = setup.provider.create_key(policy.scope, key_name)
         except (TryLater, NeedsPerson) as error:
             self._complain(error)
             self._not_created(name, f"Neon did not create a key: {error}", error)
@@ -222,7 +231,7 @@ class Engine:
         lot, asked = self._lots.random(), _retry_after(error)
         self._commit_outcome(name, lambda r, at: transitions.not_created(r, why, lot, asked, at))
 
-    def _deliver(self, policy: Policy, record: Record, step: Step, now: datetime) -> datetime | None:
+    def _deliver(self, setup: Setup, policy: Policy, record: Record, step: Step, now: datetime) -> datetime | None:
         name, key_id = policy.name, step.key_id or 0
         ref = next(sink for sink in policy.deliver_to if sink.name == step.sink)
         slot = self._slot(ref.target)
@@ -231,7 +240,7 @@ class Engine:
         try:
             self._commit(name, lambda r: transitions.offer(r, key_id, ref, step.why, now))
             hand_off = _hand_off(record, find(record, key_id), ref.name)
-            self.setup.sinks[ref.name].deliver(hand_off, self._hands[name][key_id])
+            setup.sinks[ref.name].deliver(hand_off, self._hands[name][key_id])
         except (TryLater, NeedsPerson) as error:
             failed = transitions.SinkFailure.of(error, self._lots.random())
             self._commit_outcome(name, lambda r, at: transitions.offer_failed(r, key_id, ref, failed, at))
@@ -241,12 +250,15 @@ class Engine:
             slot.release()
         return None
 
-    def _revoke(self, policy: Policy, record: Record, step: Step, now: datetime) -> None:
+    def _revoke(self, setup: Setup, policy: Policy, record: Record, keys: Keys, step: Step, now: datetime) -> None:
         name, key_id = policy.name, step.key_id or 0
         account = find(record, key_id).scope.account
         self._commit(name, lambda r: transitions.revoking(r, key_id, step.why, now))
         try:
-            self._provider.revoke_key(account, key_id, patience=_SENT_WITHIN)
+            # It may wait for its turn only as long as the list that it rests on is fresh.
+            fresh_until = keys.lists[account].requested_at + LIST_MAX_AGE
+            patience = max((fresh_until - self._clock.now()).total_seconds(), 0.0)
+            setup.provider.revoke_key(account, key_id, patience=patience)
         except (TryLater, NeedsPerson, KeyNotFound, OutcomeUnknown) as error:
             self._complain(error)
             failure = f"Neon did not confirm the revocation: {error}"

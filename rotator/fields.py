@@ -95,12 +95,17 @@ class SecretRef(Settings):
     @model_validator(mode="before")
     @classmethod
     def _is_a_reference(cls, value: object) -> object:
-        if not isinstance(value, dict) or len(value) != 1 or not set(value) <= {"env", "file", "credential"}:
+        names = {"env", "file", "credential"}
+        if not isinstance(value, dict) or len(value) != 1 or not set(value) <= names or None in value.values():
             raise ValueError(SECRET_EXPECTED)
+        if any(str(place).startswith(("napi_", "whsec_")) for place in value.values()):
+            raise ValueError(f"this looks like the secret itself; {SECRET_EXPECTED}")
         return value
 
     @model_validator(mode="after")
     def _is_there(self, info: ValidationInfo) -> SecretRef:
+        if self.env is not None and not re.fullmatch(r"[A-Za-z_][A-Za-z0-9_]*", self.env):
+            raise ValueError("expected the name of an environment variable, of letters, digits and _")
         if self.env is not None and not environ_of(info).get(self.env):
             raise ValueError(f"the environment variable {self.env} is not set; set it or name another")
         if self.credential is not None and (not self.credential or "/" in self.credential):

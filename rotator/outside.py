@@ -14,24 +14,25 @@ from rotator.errors import NeedsPerson, RotatorError
 from rotator.lists import Lists
 from rotator.model import Held, KeyList, Keys, Policy, Record
 from rotator.observe import own_keys
-from rotator.ports import Clock, Provider, Setup, State
+from rotator.ports import Clock, Setup, State
 
 
 class Outside:
     """The eyes of the engine. `setup` is replaced when the configuration is loaded again."""
 
-    def __init__(self, setup: Setup, provider: Provider, state: State, clock: Clock) -> None:
+    def __init__(self, setup: Setup, state: State, clock: Clock) -> None:
         self.setup = setup
         self.since: datetime | None = None
-        self._provider = provider
         self._state = state
         self._clock = clock
         self._index: dict[str, tuple[tuple[str, int], ...]] = {}
         self._guard = threading.Lock()
-        self.lists = Lists(provider.list_keys, self._known, self._own_id, self._vouch)
+        self.lists = Lists(self._read, self._known, self._own_id, self._vouch)
 
-    def keys(self, policy: Policy, record: Record, in_hand: Set[int], unreadable: Mapping[str, str]) -> Keys:
-        """Everything that the decision may look at beside the record."""
+    def keys(
+        self, setup: Setup, policy: Policy, record: Record, in_hand: Set[int], unreadable: Mapping[str, str]
+    ) -> Keys:
+        """Everything that the decision may look at beside the record. `setup` is the turn's own."""
         lists = self.lists.newest()
         pending = policy.adopt is not None and policy.adopt not in record.adopted
         return Keys(
@@ -39,7 +40,7 @@ class Outside:
             unreadable=unreadable,
             since=self.since,
             in_hand=frozenset(in_hand),
-            contents=self._contents(policy),
+            contents=_contents(setup, policy),
             own=self.own(lists),
             owners=self._owners(policy.name) if pending else {},
             distrust=self._clock.distrust,
@@ -54,20 +55,15 @@ class Outside:
     def own(self, lists: Mapping[str, KeyList]) -> dict[int, str]:
         """The keys that may be the management key, each with how that is known."""
         try:
-            fingerprint = self._provider.management_key.fingerprint
+            fingerprint = self.setup.provider.management_key.fingerprint
         except NeedsPerson:
             fingerprint = ""
-        return own_keys(self.setup.api_key_id, self._minted(), fingerprint, self._provider.own_uses, lists.values())
+        return own_keys(
+            self.setup.api_key_id, self._minted(), fingerprint, self.setup.provider.own_uses, lists.values()
+        )
 
-    def _contents(self, policy: Policy) -> dict[str, str]:
-        found = {}
-        for sink in policy.deliver_to:
-            if sink.reads_back:
-                try:
-                    found[sink.target] = self.setup.sinks[sink.name].contents()
-                except RotatorError:
-                    found[sink.target] = Held.UNREADABLE.value
-        return found
+    def _read(self, account: str) -> KeyList:
+        return self.setup.provider.list_keys(account)
 
     def _known(self, account: str) -> Set[int]:
         with self._guard:
@@ -80,7 +76,7 @@ class Outside:
         return known if known is not None and newest is not None and known in newest.keys else None
 
     def _vouch(self) -> bool:
-        self._provider.whoami()
+        self.setup.provider.whoami()
         return True
 
     def _minted(self) -> dict[str, int]:
@@ -94,3 +90,14 @@ class Outside:
             if record.policy != but and record.policy in self.setup.policies
             for generation in record.generations
         }
+
+
+def _contents(setup: Setup, policy: Policy) -> dict[str, str]:
+    found = {}
+    for sink in policy.deliver_to:
+        if sink.reads_back:
+            try:
+                found[sink.target] = setup.sinks[sink.name].contents()
+            except RotatorError:
+                found[sink.target] = Held.UNREADABLE.value
+    return found

@@ -59,6 +59,7 @@ class State(Protocol):
 class Setup:
     """The part of a configuration that the engine acts on; replaced whole when it is loaded again."""
 
+    provider: Provider
     policies: Mapping[str, Policy]
     sinks: Mapping[str, Sink]
     unused: UnusedRule

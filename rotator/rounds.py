@@ -14,7 +14,7 @@ from rotator.engine import Engine
 from rotator.errors import KeyRefused, NeedsPerson, RotatorError, TryLater
 from rotator.model import Event, Key, KeyList, Order, Record
 from rotator.observe import observe
-from rotator.ports import Clock, Provider, State, Tell
+from rotator.ports import Clock, State, Tell
 from rotator.usage import KeyReport, Role, inventory
 
 _SENT_WITHIN = 20.0
@@ -23,10 +23,9 @@ _SENT_WITHIN = 20.0
 class Rounds:
     """One for a process, beside its engine."""
 
-    def __init__(self, engine: Engine, provider: Provider, state: State, clock: Clock, tell: Tell) -> None:
+    def __init__(self, engine: Engine, state: State, clock: Clock, tell: Tell) -> None:
         self._engine = engine
         self._outside = engine.outside
-        self._provider = provider
         self._state = state
         self._clock = clock
         self._tell = tell
@@ -61,11 +60,15 @@ class Rounds:
             self._refused = False
 
     def _concerned(self, records: Mapping[str, Record]) -> set[str]:
-        policies = self._engine.setup.policies
+        setup = self._engine.setup
+        policies = setup.policies
         concerned = {name for name in records if name not in policies}
         for name, policy in policies.items():
             record = records.get(name)
-            if record is None or observe(policy, record, self._outside.keys(policy, record, set(), {})) is not None:
+            if (
+                record is None
+                or observe(policy, record, self._outside.keys(setup, policy, record, set(), {})) is not None
+            ):
                 concerned.add(name)
         return concerned
 
@@ -118,7 +121,7 @@ class Rounds:
                 key = listing.keys[key_id]
                 why = "an operator ordered the revocation of this key, which no policy owns"
                 self._state.tell([_about_key("key.revoking", key, why)], self._clock.now())
-                self._provider.revoke_key(account, key_id, patience=_SENT_WITHIN)
+                self._engine.setup.provider.revoke_key(account, key_id, patience=_SENT_WITHIN)
                 return replace(_about_key("api_key.revoked", key, why), notify=True)
             except RotatorError as error:
                 why = f"Neon did not confirm that key {key_id} is revoked: {error}; order it again"

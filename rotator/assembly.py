@@ -1,0 +1,92 @@
+"""Puts the real parts together for one configuration."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import cast
+
+from rotator import log
+from rotator.clock import NeonClock
+from rotator.config import Config
+from rotator.engine import Engine
+from rotator.model import Event
+from rotator.neon import Neon
+from rotator.notify import Notifier, Receiver
+from rotator.ports import Setup
+from rotator.rate import RateLimit
+from rotator.rounds import Rounds
+from rotator.sinks.webhook import event_body
+from rotator.store import Store
+from rotator.usage import UnusedRule
+
+
+@dataclass
+class Assembly:
+    """The parts of one process. `config` is replaced when it is loaded again."""
+
+    config: Config
+    stop: threading.Event
+    store: Store
+    clock: NeonClock
+    neon: Neon
+    engine: Engine
+    rounds: Rounds
+    notifier: Notifier
+
+    def configure(self, config: Config) -> None:
+        """Act on another configuration from now on."""
+        changed = _connection(config) != _connection(self.config)
+        if changed:
+            self.neon = new_neon(config, self.clock, self.stop)
+        self.config = config
+        self.store.notify = config.notify
+        self.engine.configure(setup_of(config, self.neon))
+
+    def close(self) -> None:
+        """Give back what was opened."""
+        self.store.close()
+
+
+def assemble(config: Config, stop: threading.Event, tell: Callable[[Event], None] = log.tell) -> Assembly:
+    """Open the state and make the parts. Raises NeedsPerson and StateUnavailable."""
+    clock = NeonClock()
+    store = Store(config.state, config.notify)
+    newest = store.newest_time()
+    if newest is not None:
+        clock.remembers(newest)
+    neon = new_neon(config, clock, stop)
+    engine = Engine(setup_of(config, neon), store, clock, tell, stop)
+    rounds = Rounds(engine, store, clock, tell)
+    assembly: Assembly
+
+    def receivers() -> Mapping[str, Receiver]:
+        current = assembly.config
+        return {name: cast(Receiver, current.sinks[name]) for name in current.notify}
+
+    notifier = Notifier(store, receivers, event_body, tell)
+    assembly = Assembly(config, stop, store, clock, neon, engine, rounds, notifier)
+    engine.start()
+    return assembly
+
+
+def new_neon(config: Config, clock: NeonClock, stop: threading.Event) -> Neon:
+    """The adapter to Neon that the configuration describes."""
+    settings = config.neon
+    return Neon(settings.api_url, settings.api_key, clock, RateLimit(settings.requests_per_minute, stop), stop)
+
+
+def setup_of(config: Config, neon: Neon) -> Setup:
+    """What the engine acts on."""
+    return Setup(
+        provider=neon,
+        policies=config.policies,
+        sinks=config.sinks,
+        unused=UnusedRule(config.unused_keys.after, tuple(config.unused_keys.ignore)),
+        api_key_id=config.neon.api_key_id,
+    )
+
+
+def _connection(config: Config) -> tuple[object, ...]:
+    return (config.neon.api_url, config.neon.api_key, config.neon.requests_per_minute)

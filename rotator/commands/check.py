@@ -1,0 +1,110 @@
+"""`rotator check`: is the configuration sound, and with `--online`, does what it names work?"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from rotator.commands.common import config_option, json_option, load_config, print_json
+from rotator.errors import ConfigError, RotatorError
+
+if TYPE_CHECKING:
+    from rotator.config import Config
+
+
+@click.command()
+@config_option
+@click.option("--online", is_flag=True, help="Also ask Neon, the sinks and the state.")
+@json_option
+def check(config: Path, online: bool, as_json: bool) -> int:
+    """Check the configuration; with --online also the key, the sinks and the state."""
+    try:
+        loaded = load_config(config)
+    except ConfigError as error:
+        if as_json:
+            print_json({"ok": False, "problems": [_as_json(problem) for problem in error.problems]})
+            return 2
+        raise
+    problems = list(_online(loaded)) if online else []
+    if as_json:
+        found = [{"file": str(config), "line": None, "column": None, "path": w, "problem": p} for w, p in problems]
+        print_json({"ok": not problems, "problems": found})
+    else:
+        for where, problem in problems:
+            click.echo(f"{where}: {problem}", err=True)
+        click.echo(
+            f"{config}: {len(loaded.policies)} policies, {len(loaded.sinks)} sinks: {_verdict(problems, online)}"
+        )
+    return 1 if problems else 0
+
+
+def _verdict(problems: list[Any], online: bool) -> str:
+    if problems:
+        return f"the file is sound, but {len(problems)} of the things it names do not work"
+    return "all is well" if online else "the file is sound; --online also asks Neon, the sinks and the state"
+
+
+def _as_json(problem: Any) -> dict[str, Any]:
+    return {name: getattr(problem, name) for name in ("file", "line", "column", "path", "problem")}
+
+
+def _online(config: Config) -> list[tuple[str, str]]:
+    problems: list[tuple[str, str]] = []
+    problems += _neon_problems(config)
+    for name, sink in config.sinks.items():
+        try:
+            sink.check()
+        except RotatorError as error:
+            problems.append((f"sinks.{name}", str(error)))
+    problems += _state_problems(config)
+    return problems
+
+
+def _neon_problems(config: Config) -> list[tuple[str, str]]:
+    import threading
+
+    from rotator.assembly import new_neon
+    from rotator.clock import NeonClock
+    from rotator.words import span
+
+    clock = NeonClock()
+    neon = new_neon(config, clock, threading.Event())
+    problems = []
+    try:
+        account = neon.whoami()
+        click.echo(f"neon.api_key: accepted by Neon ({account.auth_method}, account {account.account_id})", err=True)
+    except RotatorError as error:
+        return [("neon.api_key", str(error))]
+    for name in sorted({policy.scope.account for policy in config.policies.values()}):
+        try:
+            neon.list_keys(name)
+        except RotatorError as error:
+            where = next(p.name for p in config.policies.values() if p.scope.account == name)
+            problems.append((f"policies.{where}.scope", str(error)))
+    skew = clock.skew()
+    if skew is not None and abs(skew.total_seconds()) > 60:
+        word = "ahead of" if skew.total_seconds() > 0 else "behind"
+        click.echo(f"clock: this machine is {span(skew)} {word} Neon; decisions use Neon's time", err=True)
+    return problems
+
+
+def _state_problems(config: Config) -> list[tuple[str, str]]:
+    from rotator.commands.common import state_path
+    from rotator.store import Store
+
+    try:
+        path = state_path(config)
+        if path.exists():
+            store = Store(config.state, create=False)
+            store.records()
+            broken = store.broken_at()
+            store.close()
+            if broken is not None:
+                return [("state", f"the history breaks at entry {broken}; see rotator history --verify")]
+        elif not path.parent.is_dir():
+            return [("state", f"the folder {path.parent} is not there; create it, writable for this user")]
+    except RotatorError as error:
+        return [("state", str(error))]
+    return []

@@ -1,0 +1,110 @@
+"""What commands share: finding the configuration, opening the state, printing."""
+
+from __future__ import annotations
+
+import json
+import os
+import sys
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, TypeVar
+
+import click
+
+from rotator.errors import NeedsPerson
+from rotator.secret import blank
+
+if TYPE_CHECKING:
+    from rotator.config import Config
+    from rotator.store import Store
+
+F = TypeVar("F", bound=Callable[..., Any])
+
+DEFAULT_FILES = ("config.yaml", "/etc/rotator/config.yaml")
+
+
+def config_option(command: F) -> F:
+    """`-c/--config FILE`, also given before the command's name."""
+    return click.option(
+        "-c",
+        "--config",
+        metavar="FILE",
+        callback=lambda ctx, _, value: find_config(value or _outer(ctx)),
+        help="The configuration. Default: $ROTATOR_CONFIG, ./config.yaml, /etc/rotator/config.yaml.",
+    )(command)
+
+
+def json_option(command: F) -> F:
+    """`--json`."""
+    return click.option("--json", "as_json", is_flag=True, help="Print JSON.")(command)
+
+
+def _outer(ctx: click.Context) -> str | None:
+    return ctx.parent.obj if ctx.parent is not None and isinstance(ctx.parent.obj, str) else None
+
+
+def find_config(named: str | None) -> Path:
+    """The file that is named, or the first default that is there, or the first default."""
+    named = named or os.environ.get("ROTATOR_CONFIG")
+    if named:
+        return Path(named)
+    return next((Path(name) for name in DEFAULT_FILES if Path(name).exists()), Path(DEFAULT_FILES[0]))
+
+
+def load_config(path: Path) -> Config:
+    """Read the configuration. Raises ConfigError."""
+    from rotator.config import load
+
+    return load(path)
+
+
+def open_to_read(config: Config) -> Store:
+    """The state, for a command that changes nothing. Raises NeedsPerson if there is none yet."""
+    from rotator.store import Store
+
+    return Store(config.state, create=False)
+
+
+def state_path(config: Config) -> Path:
+    """The state's file. Raises NeedsPerson for a state that is not a file."""
+    prefix = "sqlite:///"
+    if not config.state.startswith(prefix):
+        raise NeedsPerson("this version keeps its state in SQLite only", "set state: sqlite:///PATH")
+    return Path(config.state[len(prefix) :])
+
+
+def policy_named(config: Config, name: str) -> str:
+    """The name, if it is that of a policy. Raises NeedsPerson with the names there are."""
+    if name in config.policies:
+        return name
+    raise click.UsageError(f"there is no policy {name}; there are: {', '.join(config.policies)}")
+
+
+def print_json(document: Any) -> None:
+    """One JSON document on standard output."""
+    click.echo(blank(json.dumps(document, indent=2, ensure_ascii=False)))
+
+
+def print_table(columns: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
+    """A table: drawn on a terminal, aligned text elsewhere."""
+    if sys.stdout.isatty():
+        from rich.console import Console
+        from rich.table import Table
+
+        table = Table(box=None, header_style="bold", pad_edge=False)
+        for column in columns:
+            table.add_column(column.upper(), overflow="fold")
+        for row in rows:
+            table.add_row(*(_plain(cell) for cell in row))
+        Console(no_color=bool(os.environ.get("NO_COLOR")), highlight=False, markup=False).print(table)
+        return
+    lines = [[column.upper() for column in columns], *rows]
+    widths = [max(len(line[index]) for line in lines) for index in range(len(columns))]
+    for line in lines:
+        click.echo("  ".join(cell.ljust(width) for cell, width in zip(line, widths, strict=True)).rstrip())
+
+
+def _plain(cell: str) -> Any:
+    from rich.text import Text
+
+    return Text(cell)

@@ -1,0 +1,33 @@
+"""`rotator run`: the service."""
+
+from __future__ import annotations
+
+import threading
+from pathlib import Path
+
+import click
+
+from rotator.commands.common import config_option, load_config, state_path
+
+
+@click.command()
+@config_option
+def run(config: Path) -> None:
+    """Run the service.
+
+    SIGHUP loads the configuration again, SIGTERM ends the service: the step in hand is finished first.
+    """
+    loaded = load_config(config)
+    from rotator import log
+    from rotator.assembly import assemble
+    from rotator.daemon import Service
+    from rotator.lock import ProcessLock
+
+    with ProcessLock(state_path(loaded)) as lock:
+        lock.acquire("run")
+        log.setup()
+        assembly = assemble(loaded, threading.Event())
+        try:
+            Service(assembly, lambda: load_config(config)).run()
+        finally:
+            assembly.close()

@@ -1,0 +1,268 @@
+"""The service: wakes policies when they are due, polls, tells, reloads, stops. The only module that waits.
+
+APScheduler holds a date job for each policy whose last decision named a time, and a few jobs that
+repeat: the poll, the look for orders, the notifications. It holds no truth: every job only takes a
+turn, and what there is to do is decided then from the record and Neon's list. A policy's next job is
+added after its turn has ended (the scheduler drops one that comes due while the last still runs),
+and a wake-up that arrives during a turn is remembered and follows it.
+
+The scheduler computes with the wall clock. So the main thread, which waits for signals anyway, compares
+it with the monotonic clock every second, and plans everything anew after a jump; it also wakes a
+policy whose time has passed without a turn, whatever the reason.
+"""
+
+from __future__ import annotations
+
+import os
+import signal
+import threading
+import time
+from collections.abc import Callable
+from datetime import UTC, datetime, timedelta
+from types import FrameType
+
+from apscheduler.events import EVENT_JOB_ERROR, EVENT_JOB_EXECUTED, JobExecutionEvent
+from apscheduler.executors.pool import ThreadPoolExecutor
+from apscheduler.jobstores.memory import MemoryJobStore
+from apscheduler.schedulers.background import BackgroundScheduler
+
+from rotator import log
+from rotator.assembly import Assembly
+from rotator.config import Config
+from rotator.errors import ConfigError, RotatorError, StateUnavailable
+from rotator.model import Event
+from rotator.systemd import notify, watchdog_interval
+
+_THREADS = 16
+_ORDERS_EVERY = 2.0
+_NOTIFY_EVERY = 2.0
+_LATE = timedelta(seconds=15)
+_JUMP = timedelta(seconds=2)
+_STOP_WITHIN = 8.0
+_SINKS_STOP_AFTER = 5.0
+_POLICY = "policy:"
+
+
+class Service:
+    """`reload` reads the configuration again; it raises ConfigError."""
+
+    def __init__(self, assembly: Assembly, reload: Callable[[], Config]) -> None:
+        self._assembly = assembly
+        self._reload = reload
+        self._stop = assembly.stop
+        self._hang_up = threading.Event()
+        self._guard = threading.Lock()
+        self._running: set[str] = set()
+        self._again: set[str] = set()
+        self._wakes: dict[str, datetime] = {}
+        self._orders_seen: set[int] = set()
+        self._pulse = time.monotonic()
+        self._scheduler = BackgroundScheduler(
+            jobstores={"default": MemoryJobStore()},
+            executors={"default": ThreadPoolExecutor(_THREADS)},
+            job_defaults={"misfire_grace_time": None, "coalesce": True, "max_instances": 1},
+            timezone=UTC,
+        )
+        self._scheduler.add_listener(self._job_ended, EVENT_JOB_EXECUTED | EVENT_JOB_ERROR)
+
+    def run(self, ready: Callable[[], None] = lambda: None) -> None:
+        """Serve until SIGTERM or SIGINT. `ready` is called after the first poll, whether it succeeded or not."""
+        self._install_signals()
+        log.tell(Event("service.started", f"{len(self._assembly.config.policies)} policies are configured"))
+        self._poll()
+        self._every("orders", self._look_for_orders, _ORDERS_EVERY)
+        self._every("notify", self._send_notices, _NOTIFY_EVERY)
+        self._every("poll", self._poll, self._assembly.config.neon.poll_every.total_seconds())
+        self._scheduler.start()
+        self._wake_all()
+        notify("READY=1")
+        ready()
+        try:
+            self._wait_for_signals()
+        finally:
+            self._shut_down()
+
+    # Waking policies
+
+    def wake(self, name: str, at: datetime | None = None) -> None:
+        """Let a policy have a turn at `at`, on Neon's clock, or now."""
+        with self._guard:
+            if name in self._running and at is None:
+                self._again.add(name)
+                return
+            self._plan(name, at)
+
+    def _plan(self, name: str, at: datetime | None) -> None:
+        wait = max(timedelta(0), at - self._assembly.clock.now()) if at is not None else timedelta(0)
+        run_at = datetime.now(UTC) + wait
+        self._wakes[name] = run_at
+        self._scheduler.add_job(
+            self._turn, "date", run_date=run_at, args=[name], id=_POLICY + name, replace_existing=True
+        )
+
+    def _wake_all(self) -> None:
+        names = {*self._assembly.config.policies, *self._assembly.store.records()}
+        for name in sorted(names):
+            self.wake(name)
+
+    def _turn(self, name: str) -> datetime | None:
+        with self._guard:
+            self._running.add(name)
+            self._wakes.pop(name, None)
+        if self._stop.is_set():
+            return None
+        return self._assembly.engine.turn(name)
+
+    def _job_ended(self, event: JobExecutionEvent) -> None:
+        self._pulse = time.monotonic()
+        if not event.job_id.startswith(_POLICY):
+            return
+        name = event.job_id.removeprefix(_POLICY)
+        with self._guard:
+            self._running.discard(name)
+            again = name in self._again
+            self._again.discard(name)
+            if self._stop.is_set():
+                return
+            if event.exception is not None:
+                self._plan(name, self._assembly.clock.now() + timedelta(minutes=1))
+            elif again:
+                self._plan(name, None)
+            elif event.retval is not None:
+                self._plan(name, event.retval)
+
+    # What repeats
+
+    def _every(self, job_id: str, work: Callable[[], None], seconds: float) -> None:
+        self._scheduler.add_job(work, "interval", seconds=seconds, id=job_id, replace_existing=True)
+
+    def _poll(self) -> None:
+        try:
+            concerned = self._assembly.rounds.poll()
+        except StateUnavailable as error:
+            log.tell(Event("state.unavailable", str(error)))
+            return
+        if self._scheduler.running:
+            for name in concerned:
+                self.wake(name)
+
+    def _look_for_orders(self) -> None:
+        if self._assembly.clock.distrust:
+            self._ask_for_the_time()
+        try:
+            orders = self._assembly.store.open_orders()
+            if any(order.policy is None for order in orders):
+                self._assembly.rounds.obey()
+        except StateUnavailable as error:
+            log.tell(Event("state.unavailable", str(error)))
+            return
+        for order in orders:
+            if order.policy is not None and order.id not in self._orders_seen:
+                self._orders_seen.add(order.id)
+                self.wake(order.policy)
+
+    def _ask_for_the_time(self) -> None:
+        try:
+            self._assembly.neon.whoami()
+        except RotatorError as error:
+            log.tell(Event("clock.distrusted", f"{self._assembly.clock.distrust}; {error}"))
+
+    def _send_notices(self) -> None:
+        try:
+            self._assembly.notifier.send_waiting()
+        except StateUnavailable as error:
+            log.tell(Event("state.unavailable", str(error)))
+
+    # The main thread
+
+    def _install_signals(self) -> None:
+        def stop(number: int, _frame: FrameType | None) -> None:
+            self._stop.set()
+
+        def hang_up(number: int, _frame: FrameType | None) -> None:
+            self._hang_up.set()
+
+        signal.signal(signal.SIGTERM, stop)
+        signal.signal(signal.SIGINT, stop)
+        signal.signal(signal.SIGHUP, hang_up)
+
+    def _wait_for_signals(self) -> None:
+        offset = _wall_minus_monotonic()
+        beat = watchdog_interval()
+        beaten = time.monotonic()
+        while not self._stop.wait(1.0):
+            if self._hang_up.is_set():
+                self._hang_up.clear()
+                self._load_again()
+            now_offset = _wall_minus_monotonic()
+            if abs(now_offset - offset) > _JUMP:
+                log.tell(Event("clock.jumped", "the local clock was set or the machine slept; planning anew"))
+                self._plan_anew()
+            offset = now_offset
+            self._wake_late()
+            if beat is not None and time.monotonic() - beaten >= beat and self._advances():
+                notify("WATCHDOG=1")
+                beaten = time.monotonic()
+
+    def _advances(self) -> bool:
+        return time.monotonic() - self._pulse < 60
+
+    def _plan_anew(self) -> None:
+        self._every("orders", self._look_for_orders, _ORDERS_EVERY)
+        self._every("notify", self._send_notices, _NOTIFY_EVERY)
+        self._every("poll", self._poll, self._assembly.config.neon.poll_every.total_seconds())
+        self._wake_all()
+
+    def _wake_late(self) -> None:
+        now = datetime.now(UTC)
+        with self._guard:
+            late = [name for name, at in self._wakes.items() if now - at > _LATE and name not in self._running]
+        for name in late:
+            self.wake(name)
+
+    def _load_again(self) -> None:
+        notify("RELOADING=1")
+        old = self._assembly.config
+        try:
+            config = self._reload()
+        except ConfigError as error:
+            for problem in error.problems:
+                log.tell(Event("config.refused", f"{problem}; the configuration stays as it was"))
+        else:
+            for name in ("state", "listen"):
+                if getattr(config, name) != getattr(old, name):
+                    log.tell(Event("config.needs_restart", f"{name} changed; restart the service for that"))
+            try:
+                self._assembly.configure(config)
+            except RotatorError as error:
+                log.tell(Event("config.refused", f"{error}; the configuration stays as it was"))
+            else:
+                log.tell(Event("config.loaded", f"{len(config.policies)} policies are configured"))
+                self._plan_anew()
+        notify("READY=1")
+
+    def _shut_down(self) -> None:
+        notify("STOPPING=1")
+        log.tell(Event("service.stopping", "finishing the steps in hand"))
+        began = time.monotonic()
+        stopper = threading.Timer(_SINKS_STOP_AFTER, self._stop_sinks)
+        stopper.daemon = True
+        stopper.start()
+        self._scheduler.remove_all_jobs()
+        waiter = threading.Thread(target=lambda: self._scheduler.shutdown(wait=True), daemon=True)
+        waiter.start()
+        waiter.join(max(0.0, _STOP_WITHIN - (time.monotonic() - began)))
+        stopper.cancel()
+        if waiter.is_alive():
+            self._stop_sinks()
+            log.tell(Event("service.stopped", "some steps had no end yet; they are settled at the next start"))
+            os._exit(0)  # threads that hang in a sink would keep the process; all that matters is written down
+        log.tell(Event("service.stopped", "all steps had an end"))
+
+    def _stop_sinks(self) -> None:
+        for sink in self._assembly.config.sinks.values():
+            sink.stop()
+
+
+def _wall_minus_monotonic() -> timedelta:
+    return timedelta(seconds=time.time() - time.monotonic())
