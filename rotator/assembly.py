@@ -30,6 +30,7 @@ class Assembly:
     stop: threading.Event
     store: Store
     clock: NeonClock
+    rate: RateLimit
     neon: Neon
     engine: Engine
     rounds: Rounds
@@ -37,9 +38,10 @@ class Assembly:
 
     def configure(self, config: Config) -> None:
         """Act on another configuration from now on."""
-        changed = _connection(config) != _connection(self.config)
-        if changed:
-            self.neon = new_neon(config, self.clock, self.stop)
+        if config.neon.requests_per_minute != self.config.neon.requests_per_minute:
+            self.rate = RateLimit(config.neon.requests_per_minute, self.stop)
+        if config.neon != self.config.neon:
+            self.neon = new_neon(config, self.clock, self.rate, self.stop)
         self.config = config
         self.store.notify = config.notify
         self.engine.configure(setup_of(config, self.neon))
@@ -56,7 +58,8 @@ def assemble(config: Config, stop: threading.Event, tell: Callable[[Event], None
     newest = store.newest_time()
     if newest is not None:
         clock.remembers(newest)
-    neon = new_neon(config, clock, stop)
+    rate = RateLimit(config.neon.requests_per_minute, stop)
+    neon = new_neon(config, clock, rate, stop)
     engine = Engine(setup_of(config, neon), store, clock, tell, stop)
     rounds = Rounds(engine, store, clock, tell)
     assembly: Assembly
@@ -66,15 +69,14 @@ def assemble(config: Config, stop: threading.Event, tell: Callable[[Event], None
         return {name: cast(Receiver, current.sinks[name]) for name in current.notify}
 
     notifier = Notifier(store, receivers, event_body, tell)
-    assembly = Assembly(config, stop, store, clock, neon, engine, rounds, notifier)
+    assembly = Assembly(config, stop, store, clock, rate, neon, engine, rounds, notifier)
     engine.start()
     return assembly
 
 
-def new_neon(config: Config, clock: NeonClock, stop: threading.Event) -> Neon:
+def new_neon(config: Config, clock: NeonClock, rate: RateLimit, stop: threading.Event) -> Neon:
     """The adapter to Neon that the configuration describes."""
-    settings = config.neon
-    return Neon(settings.api_url, settings.api_key, clock, RateLimit(settings.requests_per_minute, stop), stop)
+    return Neon(config.neon.api_url, config.neon.api_key, clock, rate, stop)
 
 
 def setup_of(config: Config, neon: Neon) -> Setup:
@@ -86,7 +88,3 @@ def setup_of(config: Config, neon: Neon) -> Setup:
         unused=UnusedRule(config.unused_keys.after, tuple(config.unused_keys.ignore)),
         api_key_id=config.neon.api_key_id,
     )
-
-
-def _connection(config: Config) -> tuple[object, ...]:
-    return (config.neon.api_url, config.neon.api_key, config.neon.requests_per_minute)

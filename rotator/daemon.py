@@ -56,6 +56,7 @@ class Service:
         self._again: set[str] = set()
         self._wakes: dict[str, datetime] = {}
         self._orders_seen: set[int] = set()
+        self._nudge = assembly.store.meta("nudge")
         self._pulse = time.monotonic()
         self._scheduler = BackgroundScheduler(
             jobstores={"default": MemoryJobStore()},
@@ -151,11 +152,15 @@ class Service:
             self._ask_for_the_time()
         try:
             orders = self._assembly.store.open_orders()
+            nudge = self._assembly.store.meta("nudge")
             if any(order.policy is None for order in orders):
                 self._assembly.rounds.obey()
         except StateUnavailable as error:
             log.tell(Event("state.unavailable", str(error)))
             return
+        if nudge != self._nudge:
+            self._nudge = nudge
+            self._wake_all()
         for order in orders:
             if order.policy is not None and order.id not in self._orders_seen:
                 self._orders_seen.add(order.id)

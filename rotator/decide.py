@@ -3,9 +3,10 @@
 `next_step` asks small checks in a fixed order and takes the first step that can be taken now. What
 must be known comes first (the outcome of an intent, keys that turned up), then what an operator
 ordered, then a hand-off under way, then revocations, and last a new key. A check that can do nothing
-yet answers with WAIT or REFUSE; if no step can be taken now, a refusal is told before a wait, and of
-several waits the one that ends first. Every step says why in a sentence that the log, `status`,
-`plan` and `history` show as it is.
+yet answers with WAIT or REFUSE; if no step can be taken now, a refusal is told before a wait, a wait for
+the next poll before one for a time, and of several times the first. Whatever is told, it is decided again
+at the first time that anything waits for, and at the next poll if anything waits for that. Every step says
+why in a sentence that the log, `status`, `plan` and `history` show as it is.
 
 The engine does one step, writes down what came of it, and asks again; nothing here plans ahead.
 """
@@ -31,9 +32,10 @@ from rotator.model import (
     SinkRef,
     Step,
 )
-from rotator.revocation import revoke_steps
+from rotator.revocation import revoke_at_once_steps, revoke_steps
 from rotator.schedule import window_is_open, window_opens
 from rotator.standing import (
+    INSTANT,
     belongs,
     in_hand,
     is_missing,
@@ -65,10 +67,7 @@ def last_step(record: Record, keys: Keys, now: datetime) -> Step:
     What nobody has is still revoked, and what an operator condemned; nothing else happens to its keys.
     """
     policy = stand_in(record.policy)
-    orders = replace(record, orders=tuple(o for o in record.orders if o.kind is OrderKind.REVOKE))
-    going = [g for g in record.generations if g.condemned or (g.orphan and not g.offers)]
-    steps = [step for check in _LAST_CHECKS for step in check(policy, orders, keys, now)]
-    steps += revoke_steps(policy, replace(record, generations=tuple(going)), keys, now)
+    steps = [step for check in _LAST_CHECKS for step in check(policy, record, keys, now)]
     idle = Step(Do.WAIT, f"policy {record.policy} is no longer in the configuration; its keys are left alone")
     return _first([*steps, idle])
 
@@ -79,13 +78,12 @@ def _first(steps: Iterable[Step]) -> Step:
         if step.do not in (Do.WAIT, Do.REFUSE):
             return step
         cannot_yet.append(step)
-    refusals = [step for step in cannot_yet if step.do is Do.REFUSE]
-    if refusals:
-        return refusals[0]
     timed = [step for step in cannot_yet if step.until is not None]
-    if timed:
-        return min(timed, key=lambda step: (step.until, step.why))
-    return cannot_yet[0] if cannot_yet else Step(Do.WAIT, "a rotation is under way")
+    soonest = min(timed, key=lambda step: (step.until, step.why), default=None)
+    refusal = next((step for step in cannot_yet if step.do is Do.REFUSE), None)
+    told = refusal or next((step for step in cannot_yet if step.until is None), soonest)
+    assert told is not None  # noqa: S101 - as long as no key is made or handed out, `_mint` answers
+    return replace(told, until=soonest.until if soonest else None, at_poll=told.until is None)
 
 
 def _settle_intent(policy: Policy, record: Record, keys: Keys, now: datetime) -> Iterator[Step]:
@@ -94,11 +92,14 @@ def _settle_intent(policy: Policy, record: Record, keys: Keys, now: datetime) ->
         return
     account = intent.scope.account
     listing = list_of(keys, intent.scope)
+    since = max(intent.at, intent.ended_at or intent.at) + INSTANT
     question = f"whether Neon created {intent.name} is not known"
     if account in keys.unreadable:
         why = f"{question}, and its list cannot be read: {keys.unreadable[account]}"
         yield Step(Do.WAIT, why, coming=Do.MINT)
-    elif listing is None or (intent.ended_at is not None and listing.requested_at < intent.ended_at):
+    elif now < since:
+        yield Step(Do.WAIT, f"{question}; a list asked for after {when(since)} will tell", until=since, coming=Do.MINT)
+    elif listing is None or listing.requested_at < since:
         yield Step(Do.LOOK, f"{question}; the list will tell", account=account)
     else:
         key = result_of(intent, listing)
@@ -115,10 +116,10 @@ def _recover(policy: Policy, record: Record, keys: Keys, now: datetime) -> Itera
     known = {generation.key_id for generation in record.generations}
     for closed in record.closed:
         listing = list_of(keys, closed.scope)
-        key = made_under(closed.name, closed.not_before, closed.scope, listing) if listing else None
+        key = made_under(closed.name, closed.not_before, listing) if listing else None
         if key is not None and key.id not in known:
             why = f"{closed.name} turned up in Neon's list although it was not there before"
-            yield Step(Do.RECOVER, why, key_id=key.id, account=listing.account if listing else None)
+            yield Step(Do.RECOVER, why, key_id=key.id, account=closed.scope.account)
 
 
 def _lost_secrets(policy: Policy, record: Record, keys: Keys, now: datetime) -> Iterator[Step]:
@@ -141,6 +142,8 @@ def _adopt(policy: Policy, record: Record, keys: Keys, now: datetime) -> Iterato
         yield Step(Do.LOOK, f"key {wanted} is to be adopted, so Neon's list is needed", account=account)
     elif wanted in keys.owners:
         yield Step(Do.REFUSE, f"key {wanted} cannot be adopted: it belongs to policy {keys.owners[wanted]}")
+    elif wanted not in listing.keys and listing.doubt:
+        yield Step(Do.WAIT, f"key {wanted} is to be adopted, but {listing.doubt}")
     elif wanted not in listing.keys:
         why = f"key {wanted} cannot be adopted: it is not in the list of scope {policy.scope}"
         yield Step(Do.REFUSE, f"{why}; correct adopt or scope, or take adopt out of the policy")
@@ -161,17 +164,19 @@ def _orders(policy: Policy, record: Record, keys: Keys, now: datetime) -> Iterat
             yield Step(Do.OBEY, "an operator ordered a revocation", key_id=order.key_id, order=order.id)
         elif record.intent is None and in_hand(record, keys) is not None:
             yield Step(Do.OBEY, "an operator ordered a rotation, and one is under way: they are one", order=order.id)
-        elif order.now and any(generation.condemned is not Condemned.NOW for generation in record.generations):
+        elif order.leaked and order.now and any(g.condemned is not Condemned.NOW for g in record.generations):
             why = "an operator ordered every key of the policy to be revoked before a new one is made"
             yield Step(Do.OBEY, why, order=order.id)
 
 
 def _hand_off(policy: Policy, record: Record, keys: Keys, now: datetime) -> Iterator[Step]:
     generation = in_hand(record, keys)
-    if generation is None or generation.condemned is not None:
+    if generation is None or generation.condemned is Condemned.NOW:
         return
     name, key_id = generation.name, generation.key_id
-    if generation.check is Check.PENDING:
+    if is_missing(generation):
+        yield Step(Do.ABANDON, f"{name} is gone from Neon before it went live", key_id=key_id, gone=True)
+    elif generation.check is Check.PENDING:
         yield Step(Do.VERIFY, f"{name} is new: does Neon accept it?", key_id=key_id)
     elif was_refused(generation):
         yield Step(Do.ABANDON, f"Neon refused {name} although it had just created it", key_id=key_id)
@@ -228,21 +233,25 @@ def _window_passes(policy: Policy, record: Record, now: datetime) -> bool:
     return record.rotation is not None and record.rotation.urgent
 
 
-def _revoke(policy: Policy, record: Record, keys: Keys, now: datetime) -> Iterator[Step]:
-    yield from revoke_steps(policy, record, keys, now)
-
-
 def _forget(policy: Policy, record: Record, keys: Keys, now: datetime) -> Iterator[Step]:
-    for generation in older(record):
-        if is_missing(generation):
-            why = f"{generation.name} is gone from Neon's list: somebody else revoked it"
-            yield Step(Do.FORGET, why, key_id=generation.key_id)
+    for generation in record.generations:
+        leaves = generation.condemned is Condemned.NOW or generation in older(record)
+        if leaves and is_missing(generation):
+            how = "as was asked" if generation.revocation else "somebody else revoked it"
+            yield Step(Do.FORGET, f"{generation.name} is gone from Neon's list: {how}", key_id=generation.key_id)
 
 
 def _mint(policy: Policy, record: Record, keys: Keys, now: datetime) -> Iterator[Step]:
-    step = mint_step(policy, record, keys, now)
-    if step is not None:
-        yield step
+    if record.intent is None and in_hand(record, keys) is None:
+        yield mint_step(policy, record, keys, now)
+
+
+def _last_orders(policy: Policy, record: Record, keys: Keys, now: datetime) -> Iterator[Step]:
+    """An order to rotate cannot be carried out any more, but ends like every order."""
+    for step in _orders(policy, record, keys, now):
+        kind = next(order.kind for order in record.orders if order.id == step.order)
+        if step.do is Do.LAPSE or kind is OrderKind.REVOKE:
+            yield step
 
 
 _Check = Callable[[Policy, Record, Keys, datetime], Iterator[Step]]
@@ -254,8 +263,14 @@ _CHECKS: tuple[_Check, ...] = (
     _orders,
     _hand_off,
     _forget,
-    _revoke,
+    revoke_steps,
     _mint,
 )
-
-_LAST_CHECKS: tuple[_Check, ...] = (_settle_intent, _recover, _lost_secrets, _orders)
+_LAST_CHECKS: tuple[_Check, ...] = (
+    _settle_intent,
+    _recover,
+    _lost_secrets,
+    _last_orders,
+    _forget,
+    revoke_at_once_steps,
+)

@@ -14,6 +14,8 @@ from datetime import datetime
 from rotator.model import (
     MAX_OLDER_KEYS,
     Do,
+    Every,
+    Generation,
     OnMissing,
     Policy,
     Record,
@@ -23,7 +25,6 @@ from rotator.model import Keys as Seen
 from rotator.schedule import due_at, window_is_open, window_opens
 from rotator.standing import (
     file_troubles,
-    in_hand,
     is_missing,
     lacking,
     live,
@@ -31,7 +32,7 @@ from rotator.standing import (
     older,
     rotate_order,
 )
-from rotator.words import listed, span, when
+from rotator.words import listed, when
 
 
 @dataclass(frozen=True)
@@ -39,7 +40,7 @@ class Due:
     """Why a rotation is due, or when it will be.
 
     `urgent` passes the window, `passes_retiring` does not wait for a retiring or held key, `ordered`
-    is an operator's order.
+    is an operator's order, or the rotation that one began.
     """
 
     at: datetime
@@ -55,13 +56,14 @@ def due(policy: Policy, record: Record, keys: Seen, now: datetime) -> Due:
     order = rotate_order(record)
     if order is not None:
         leaked = ", as the old key leaked" if order.leaked else ""
-        return Due(order.at, f"an operator ordered a rotation{leaked}", urgent=True, passes_retiring=True, ordered=True)
+        return Due(now, f"an operator ordered a rotation{leaked}", urgent=True, passes_retiring=True, ordered=True)
     unusable = current is None or is_missing(current)
-    if record.rotation is not None:
-        why = f"the rotation begun at {when(record.rotation.since)} has not ended: {record.rotation.why}"
-        return Due(record.rotation.since, why, urgent=unusable or record.rotation.urgent, passes_retiring=True)
+    begun = record.rotation
+    if begun is not None:
+        why = f"the rotation begun at {when(begun.since)} has not ended: {begun.why}"
+        return Due(now, why, urgent=unusable or begun.urgent, passes_retiring=True, ordered=begun.ordered)
     if current is None:
-        return Due(now, "the policy has no key yet", urgent=True, passes_retiring=True)
+        return Due(now, "the policy has no live key", urgent=True, passes_retiring=True)
     if is_missing(current) and policy.on_missing is OnMissing.REPLACE:
         return Due(now, f"the live key {current.name} is gone from Neon", urgent=True, passes_retiring=True)
     missing_receipts = lacking(policy, current)
@@ -75,15 +77,24 @@ def due(policy: Policy, record: Record, keys: Seen, now: datetime) -> Due:
     if current.scope != policy.scope:
         why = f"the scope changed from {current.scope} to {policy.scope}"
         return Due(now, why, urgent=unusable, passes_retiring=unusable)
-    at = due_at(policy, current.created_at)
+    at = due_at(policy, _born(policy, current))
     why = f"the live key {current.name} was created at {when(current.created_at)} and is due at {when(at)}"
     return Due(at, why, urgent=unusable, passes_retiring=unusable)
 
 
-def mint_step(policy: Policy, record: Record, keys: Seen, now: datetime) -> Step | None:
-    """MINT, or what it waits for; None while a rotation is under way."""
-    if record.intent is not None or in_hand(record, keys) is not None:
-        return None
+def _born(policy: Policy, generation: Generation) -> datetime:
+    """When the key was created, as far as the next fire time goes.
+
+    Of the key that a fire time caused, Neon's machines may say that it was created a second before that time, which
+    would cause another.
+    """
+    if generation.adopted or isinstance(policy.rotate, Every):
+        return generation.created_at
+    return max(generation.created_at, generation.recorded_at)
+
+
+def mint_step(policy: Policy, record: Record, keys: Seen, now: datetime) -> Step:
+    """MINT, or what it waits for, while no key is being made or handed out."""
     reason = due(policy, record, keys, now)
     if reason.at > now:
         return _waiting(reason.at, reason.why)
@@ -117,7 +128,7 @@ def _state_was_lost(policy: Policy, record: Record, keys: Seen, now: datetime, r
         return None
     listing = keys.lists[policy.scope.account]
     if listing.doubt:
-        return _waiting(None, f"the policy has no key yet, but {listing.doubt}")
+        return _waiting(None, f"the policy has no live key, but {listing.doubt}")
     found = named_like(policy.name, listing.keys.values())
     if not found:
         return None
@@ -131,7 +142,8 @@ def _state_was_lost(policy: Policy, record: Record, keys: Seen, now: datetime, r
 
 def _too_many_older(policy: Policy, record: Record, keys: Seen, now: datetime, reason: Due) -> Step | None:
     kept = older(record)
-    if len(kept) < MAX_OLDER_KEYS or reason.ordered:
+    most = 2 * MAX_OLDER_KEYS if reason.ordered else MAX_OLDER_KEYS
+    if len(kept) < most or rotate_order(record) is not None:
         return None
     names = listed(f"{g.name} (id {g.key_id})" for g in kept)
     return Step(
@@ -142,7 +154,7 @@ def _too_many_older(policy: Policy, record: Record, keys: Seen, now: datetime, r
 
 
 def _sink_gone(policy: Policy, record: Record, keys: Seen, now: datetime, reason: Due) -> Step | None:
-    if reason.ordered:
+    if rotate_order(record) is not None:
         return None
     for sink in policy.deliver_to:
         if record.gone.get(sink.target) == sink.settings:
@@ -200,14 +212,14 @@ def _backing_off(policy: Policy, record: Record, keys: Seen, now: datetime, reas
         if not new_order:
             return _waiting(
                 failure.retry_at,
-                f"a rotation is due ({reason.why}); the last attempt failed: {failure.why}; next try in "
-                f"{span(failure.retry_at - now)}",
+                f"a rotation is due ({reason.why}); the last attempt failed: {failure.why}; next try at "
+                f"{when(failure.retry_at)}",
             )
     if record.lost_retry_at is not None and record.lost_retry_at > now and order is None:
         return _waiting(
             record.lost_retry_at,
-            f"a rotation is due ({reason.why}); {record.lost} keys were lost before they went live, so the next one "
-            f"is created in {span(record.lost_retry_at - now)}",
+            f"a rotation is due ({reason.why}); {record.lost} attempts in a row were lost before a key went live, "
+            f"so the next one is made at {when(record.lost_retry_at)}",
         )
     return None
 

@@ -22,6 +22,7 @@ from datetime import datetime, timedelta
 from typing import Any
 
 from rotator import transitions
+from rotator.bookkeeping import bookkeeping
 from rotator.decide import last_step, next_step
 from rotator.due import due
 from rotator.errors import (
@@ -33,7 +34,7 @@ from rotator.errors import (
     StateUnavailable,
     TryLater,
 )
-from rotator.model import LIST_MAX_AGE, Do, Event, Generation, HandOff, Key, Keys, Policy, Record, Step
+from rotator.model import LIST_MAX_AGE, Do, Event, Generation, HandOff, Keys, Policy, Record, Step
 from rotator.observe import observe
 from rotator.outside import Outside
 from rotator.ports import Clock, Setup, State, Tell, Transition
@@ -125,9 +126,9 @@ class Engine:
         return bool(self._hands.get(name))
 
     def waiting_for_poll(self) -> set[str]:
-        """The policies whose last decision named no time."""
+        """The policies whose last decision a poll may change."""
         with self._guard:
-            return {name for name, step in self._outlooks.items() if step.until is None}
+            return {name for name, step in self._outlooks.items() if step.at_poll or step.do is Do.REFUSE}
 
     def _take_turn(self, setup: Setup, policy: Policy, decide: _Decision) -> datetime | None:
         unreadable: dict[str, str] = {}
@@ -190,7 +191,7 @@ class Engine:
         else:
             if step.do is Do.ADOPT:
                 self._take_from_abandoned(name, key_id)
-            self._commit(name, _bookkeeping(policy, keys, step, now))
+            self._commit(name, bookkeeping(policy, keys, step, now))
             if step.do in (Do.ABANDON, Do.FORGET):
                 self._drop(name, key_id)
         return None
@@ -346,31 +347,6 @@ def outlook_of(step: Step, now: datetime) -> dict[str, Any]:
         "sink": step.sink,
         "decided_at": now.isoformat(),
     }
-
-
-def _bookkeeping(policy: Policy, keys: Keys, step: Step, now: datetime) -> Transition:
-    """The transition of a step that changes nothing outside."""
-    key_id, why = step.key_id or 0, step.why
-
-    def listed(account: str) -> Key:
-        return keys.lists[account].keys[key_id]
-
-    def close(record: Record) -> Change:
-        key = listed(record.intent.scope.account) if step.key_id and record.intent else None
-        return transitions.close_intent(record, key, why, now)
-
-    table: dict[Do, Transition] = {
-        Do.CLOSE_INTENT: close,
-        Do.RECOVER: lambda r: transitions.recover(r, listed(step.account or ""), why, now),
-        Do.ADOPT: lambda r: transitions.adopt(r, policy, listed(policy.scope.account), why, now),
-        Do.ABANDON: lambda r: transitions.abandon(r, key_id, why, step.gone, now),
-        Do.HOLD: lambda r: transitions.hold(r, key_id, why, step.overdue, now),
-        Do.RELEASE: lambda r: transitions.release(r, key_id, why),
-        Do.FORGET: lambda r: transitions.forget(r, key_id, why, now),
-        Do.OBEY: lambda r: transitions.obey(r, step.order or 0, keys.in_hand, why),
-        Do.LAPSE: lambda r: transitions.lapse(r, step.order or 0, why),
-    }
-    return table[step.do]
 
 
 def _hand_off(record: Record, generation: Generation, sink: str) -> HandOff:

@@ -127,25 +127,23 @@ class SecretRef(Settings):
 
     def read(self) -> Secret:
         """The secret, without surrounding white space. Raises NeedsPerson, saying what to do."""
-        if self.env is not None:
-            text = os.environ.get(self.env, "")
-        elif self.path is None:
-            raise NeedsPerson(
-                f"credential {self.credential} cannot be read: CREDENTIALS_DIRECTORY is not set",
-                "start the service by systemd with LoadCredential=, or use {file: PATH}",
-            )
-        else:
-            try:
-                text = self.path.read_text(encoding="utf-8")
-            except OSError as error:
-                raise NeedsPerson(
-                    f"{self} cannot be read: {error.strerror}", "create it with the secret in it, readable by this user"
-                ) from None
-            except UnicodeDecodeError:
-                raise NeedsPerson(f"{self} is not UTF-8 text", "put the secret alone in it") from None
-        text = text.strip()
+        text = self._text().strip()
         if not text:
             raise NeedsPerson(f"{self} is empty", "put the secret in it")
         if not text.isascii() or any(character.isspace() for character in text):
             raise NeedsPerson(f"{self} holds more than one word", "put the secret alone in it")
         return Secret(text)
+
+    def _text(self) -> str:
+        if self.env is not None:
+            return os.environ.get(self.env, "")
+        if self.path is None:
+            raise NeedsPerson(
+                f"credential {self.credential} cannot be read: CREDENTIALS_DIRECTORY is not set",
+                "start the service by systemd with LoadCredential=, or use {file: PATH}",
+            )
+        try:
+            return self.path.read_bytes().decode("ascii", "replace")
+        except OSError as error:
+            reason = error.strerror
+        raise NeedsPerson(f"{self} cannot be read: {reason}", "create it with the secret in it, readable by this user")

@@ -305,12 +305,14 @@ class Intent:
 class Rotation:
     """A rotation that was begun and has not ended in a live key yet.
 
-    `urgent` when somebody may be left with a key that does not work, so that no window is waited for.
+    `urgent` when somebody may be left with a key that does not work, so that no window is waited for;
+    `ordered` when an operator ordered it, so that a first attempt that fails does not end the order.
     """
 
     since: datetime
     why: str
     urgent: bool = False
+    ordered: bool = False
 
 
 @dataclass(frozen=True)
@@ -365,7 +367,8 @@ class Record:
     `lost` counts keys and answers lost since something went live. `failure_notified_at` is when
     `rotation.failed` was last sent. `offered` are offers without a
     recorded outcome, by target, with when the sink's time-out ends. `gone` are targets that answered
-    410, each with the settings that the sink had. `orders` are kept beside the record by the store.
+    410, each with the settings that the sink had. `spent` are fingerprints of keys that are gone although a
+    sink may still hold them, until something goes live. `orders` are kept beside the record by the store.
     """
 
     policy: str
@@ -383,6 +386,7 @@ class Record:
     closed: tuple[ClosedName, ...] = ()
     adopted: tuple[int, ...] = ()
     drifted: tuple[str, ...] = ()
+    spent: tuple[str, ...] = ()
     paused: bool = False
     orders: tuple[Order, ...] = ()
 
@@ -416,14 +420,16 @@ class Do(StrEnum):
 class Step:
     """The next step for a policy, and why, in plain words.
 
-    `until` belongs to WAIT: when to decide again, None for at the next poll. `coming` says what a WAIT
-    waits for. `key_id` is the key concerned, `sink` the name of the sink, `account` the list to read,
-    `order` the order to take up. `overdue` belongs to HOLD, `gone` to ABANDON: the key no longer works.
+    `until` and `at_poll` belong to WAIT and REFUSE: when to decide again, and whether the next poll may
+    change the answer. `coming` says what a WAIT waits for. `key_id` is the key concerned, `sink` the name
+    of the sink, `account` the list to read, `order` the order to take up. `overdue` belongs to HOLD, `gone`
+    to ABANDON: the key no longer works.
     """
 
     do: Do
     why: str
     until: datetime | None = None
+    at_poll: bool = False
     coming: Do | None = None
     key_id: int | None = None
     sink: str | None = None

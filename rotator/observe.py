@@ -13,7 +13,7 @@ from dataclasses import dataclass, replace
 from datetime import datetime, timedelta
 
 from rotator.model import PERSONAL, Absence, Event, Generation, Key, KeyList, Keys, Policy, Record
-from rotator.standing import WHOLE_SECOND, file_troubles, gone_from, is_missing, list_of, live
+from rotator.standing import WHOLE_SECOND, file_troubles, foreign_use, gone_from, is_missing, list_of, live
 from rotator.transitions import Change
 
 _POLLS_BEFORE_BELIEF = 3
@@ -73,8 +73,9 @@ def _used(generation: Generation, key: Key, since: datetime | None) -> Generatio
     if used is None or (known is not None and used <= known):
         return generation
     gap = generation.longest_gap
-    if known is not None and since is not None and known >= since:
-        gap = max(gap or timedelta(0), used - known)
+    before = foreign_use(generation)  # from our own check of the new key to its first use is no gap
+    if before is not None and since is not None and before >= since:
+        gap = max(gap or timedelta(0), used - before)
     return replace(generation, last_used_at=used, last_used_from=key.last_used_from, longest_gap=gap)
 
 
@@ -126,19 +127,20 @@ def judge(
 
 def own_keys(
     configured: int | None,
-    minted: Mapping[str, int],
+    fingerprints: Mapping[int, str],
     fingerprint: str,
     uses: Iterable[tuple[datetime, datetime]],
     lists: Iterable[KeyList],
 ) -> dict[int, str]:
     """The keys that may be the management key, each with how that is known.
 
-    `configured` is `neon.api_key_id`, `minted` the ids of the policies' keys by fingerprint, `fingerprint`
-    the management key's, `uses` when our last calls began and ended. Only where neither id is known is
-    a key taken for ours by the times of its use.
+    `configured` is `neon.api_key_id`, `fingerprints` those of the policies' keys by id, as far as they are
+    known, `fingerprint` the management key's, `uses` when our last calls began and ended. Only where no
+    id is known is a key taken for ours by the times of its use, and never one with another fingerprint.
     """
-    if fingerprint in minted:
-        return {minted[fingerprint]: "its fingerprint is that of the key in use"}
+    for key_id, known in fingerprints.items():
+        if known == fingerprint:
+            return {key_id: "its fingerprint is that of the key in use"}
     if configured is not None:
         return {configured: "neon.api_key_id says so"}
     spans = [(start - WHOLE_SECOND, end + WHOLE_SECOND) for start, end in uses]
@@ -146,5 +148,7 @@ def own_keys(
         key.id: "it was used when this program made its own calls; neon.api_key_id would tell for certain"
         for listing in lists
         for key in listing.keys.values()
-        if key.last_used_at is not None and any(start <= key.last_used_at <= end for start, end in spans)
+        if key.id not in fingerprints
+        and key.last_used_at is not None
+        and any(start <= key.last_used_at <= end for start, end in spans)
     }

@@ -26,6 +26,7 @@ class Outside:
         self._state = state
         self._clock = clock
         self._index: dict[str, tuple[tuple[str, int], ...]] = {}
+        self._fingerprints: dict[str, dict[int, str]] = {}
         self._guard = threading.Lock()
         self.lists = Lists(self._read, self._known, self._own_id, self._vouch)
 
@@ -34,23 +35,24 @@ class Outside:
     ) -> Keys:
         """Everything that the decision may look at beside the record. `setup` is the turn's own."""
         lists = self.lists.newest()
-        pending = policy.adopt is not None and policy.adopt not in record.adopted
         return Keys(
             lists=lists,
             unreadable=unreadable,
             since=self.since,
             in_hand=frozenset(in_hand),
-            contents=_contents(setup, policy),
+            contents=contents_of(setup, policy),
             own=self.own(lists),
-            owners=self._owners(policy.name) if pending else {},
+            owners=self._owners(policy.name),
             distrust=self._clock.distrust,
         )
 
     def remember(self, record: Record) -> None:
         """Take note of the keys that should be in Neon's lists."""
         kept = tuple((g.scope.account, g.key_id) for g in record.generations if g.revocation is None)
+        marks = {g.key_id: g.fingerprint for g in record.generations if g.fingerprint is not None}
         with self._guard:
             self._index[record.policy] = kept
+            self._fingerprints[record.policy] = marks
 
     def own(self, lists: Mapping[str, KeyList]) -> dict[int, str]:
         """The keys that may be the management key, each with how that is known."""
@@ -58,9 +60,9 @@ class Outside:
             fingerprint = self.setup.provider.management_key.fingerprint
         except NeedsPerson:
             fingerprint = ""
-        return own_keys(
-            self.setup.api_key_id, self._minted(), fingerprint, self.setup.provider.own_uses, lists.values()
-        )
+        with self._guard:
+            known = {key_id: mark for marks in self._fingerprints.values() for key_id, mark in marks.items()}
+        return own_keys(self.setup.api_key_id, known, fingerprint, self.setup.provider.own_uses, lists.values())
 
     def _read(self, account: str) -> KeyList:
         return self.setup.provider.list_keys(account)
@@ -79,20 +81,19 @@ class Outside:
         self.setup.provider.whoami()
         return True
 
-    def _minted(self) -> dict[str, int]:
-        names = [policy.name for policy in self.setup.policies.values() if policy.management_key]
-        return {g.fingerprint: g.key_id for n in names for g in self._state.record(n).generations if g.fingerprint}
-
     def _owners(self, but: str) -> dict[int, str]:
-        return {
-            generation.key_id: record.policy
-            for record in self._state.records().values()
-            if record.policy != but and record.policy in self.setup.policies
-            for generation in record.generations
-        }
+        configured = self.setup.policies
+        with self._guard:
+            return {
+                key_id: policy
+                for policy, kept in self._index.items()
+                if policy != but and policy in configured
+                for _, key_id in kept
+            }
 
 
-def _contents(setup: Setup, policy: Policy) -> dict[str, str]:
+def contents_of(setup: Setup, policy: Policy) -> dict[str, str]:
+    """What the policy's sinks that read back hold now, by target: a fingerprint or a `Held`."""
     found = {}
     for sink in policy.deliver_to:
         if sink.reads_back:

@@ -15,7 +15,7 @@ from rotator.errors import KeyRefused, NeedsPerson, RotatorError, TryLater
 from rotator.model import Event, Key, KeyList, Order, Record
 from rotator.observe import observe
 from rotator.ports import Clock, State, Tell
-from rotator.usage import KeyReport, Role, inventory
+from rotator.usage import KeyReport, Role, accounts_in_use, inventory
 
 _SENT_WITHIN = 20.0
 
@@ -39,7 +39,7 @@ class Rounds:
         records = self._state.records()
         for record in records.values():
             self._outside.remember(record)
-        for account in sorted(accounts_in_use(self._engine, records)):
+        for account in sorted(accounts_in_use(self._engine.setup.policies, records)):
             self._poll_account(account)
         lists = self._outside.lists.newest()
         if self._outside.since is None and lists:
@@ -109,7 +109,7 @@ class Rounds:
     def _revoke_unowned(self, order: Order, key_id: int) -> Event:
         if not order.unmanaged:
             return Event("order.lapsed", f"no policy owns key {key_id}", key_id=key_id, notify=True)
-        for account in sorted(accounts_in_use(self._engine, self._state.records())):
+        for account in sorted(accounts_in_use(self._engine.setup.policies, self._state.records())):
             try:
                 listing = self._outside.lists.poll(account, self._clock.now())
                 if key_id not in listing.keys:
@@ -127,14 +127,6 @@ class Rounds:
                 why = f"Neon did not confirm that key {key_id} is revoked: {error}; order it again"
                 return Event("order.lapsed", why, key_id=key_id, notify=True)
         return Event("order.lapsed", f"key {key_id} is in no list of the accounts in use", key_id=key_id, notify=True)
-
-
-def accounts_in_use(engine: Engine, records: Mapping[str, Record]) -> set[str]:
-    """The accounts that some policy has, or had, a key in."""
-    scopes = {policy.scope for policy in engine.setup.policies.values()}
-    scopes |= {generation.scope for record in records.values() for generation in record.generations}
-    scopes |= {record.intent.scope for record in records.values() if record.intent is not None}
-    return {scope.account for scope in scopes}
 
 
 def _about(name: str, report: KeyReport, why: str) -> Event:

@@ -15,7 +15,7 @@ from cronsim import CronSim
 
 from rotator.model import Every, Policy, Window
 
-_DAYS_LOOKED_AHEAD = 8
+_DAYS_LOOKED_AHEAD = 15  # a weekly opening may fall into the hour that summer time skips, so two weeks
 
 
 def share(name: str) -> float:

@@ -24,12 +24,16 @@ from rotator.model import (
 )
 
 WHOLE_SECOND = timedelta(seconds=1)  # Neon's times have no fraction, so one of ours may seem up to this much later
+INSTANT = timedelta.resolution  # a list asked for after something was asked for this much later, or more
 _MISSING_AFTER_POLLS = 2
 
 
 def live(record: Record) -> Generation | None:
-    """The live key: the newest generation that ever went live."""
-    return max((g for g in record.generations if g.live_since), key=order_of, default=None)
+    """The live key: the newest that went live and was not replaced.
+
+    A retiring key does not become the live one again when its successor is revoked: the sinks have no use for it.
+    """
+    return max((g for g in record.generations if g.live_since and not g.retiring_since), key=order_of, default=None)
 
 
 def in_hand(record: Record, keys: Keys) -> Generation | None:
@@ -113,7 +117,7 @@ def quiet_period(policy: Policy, generation: Generation) -> timedelta:
 
 
 def named_like(policy: str, keys: Iterable[Key]) -> list[Key]:
-    """Keys with a name that only this policy would have given."""
+    """Keys with a name as this policy gives them, by id. No proof that it did."""
     pattern = re.compile(re.escape(policy) + r"-\d{8}T\d{6}Z-[a-z0-9]{6}")
     return sorted((key for key in keys if pattern.fullmatch(key.name)), key=lambda key: key.id)
 
@@ -125,21 +129,21 @@ def belongs(key: Key, scope: Scope) -> bool:
 
 def result_of(intent: Intent, listing: KeyList) -> Key | None:
     """The key that an intent created, if the list holds it: its exact name, created after the intent."""
-    return made_under(intent.name, intent.at, intent.scope, listing)
+    return made_under(intent.name, intent.at, listing)
 
 
-def made_under(name: str, not_before: datetime, scope: Scope, listing: KeyList) -> Key | None:
-    """The key of this name and scope that was created since `not_before`."""
+def made_under(name: str, not_before: datetime, listing: KeyList) -> Key | None:
+    """The key of this name that was created since `not_before`."""
     earliest = not_before - WHOLE_SECOND
     for key in listing.keys.values():
-        if key.name == name and key.created_at >= earliest and belongs(key, scope):
+        if key.name == name and key.created_at >= earliest:
             return key
     return None
 
 
 @dataclass(frozen=True)
 class FileTrouble:
-    """What is wrong with a file sink that should hold the live key."""
+    """What is wrong with a file sink that should hold the live key; `lost` when it holds nothing that works."""
 
     sink: SinkRef
     lost: bool
@@ -162,7 +166,9 @@ def file_troubles(policy: Policy, record: Record, keys: Keys) -> list[FileTroubl
         newer = {g.fingerprint for g in record.generations if g.number > current.number and sink.target in g.offers}
         if found == current.fingerprint or found in newer:
             continue
-        if found == Held.NOTHING:
+        if found in record.spent:
+            troubles.append(FileTrouble(sink, True, f"sink {sink.name} holds a key that is gone from Neon"))
+        elif found == Held.NOTHING:
             troubles.append(FileTrouble(sink, True, f"sink {sink.name} has lost the live key {current.name}"))
         elif found == Held.UNREADABLE:
             troubles.append(FileTrouble(sink, False, f"sink {sink.name} cannot be read, so what it holds is unknown"))

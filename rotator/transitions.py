@@ -36,7 +36,7 @@ from rotator.model import (
     Scope,
     SinkRef,
 )
-from rotator.standing import find, live, order_of
+from rotator.standing import find, live, order_of, unfinished
 
 _FIRST_PAUSE = timedelta(seconds=2)
 _LONGEST_PAUSE = timedelta(minutes=15)
@@ -69,23 +69,26 @@ def intend(record: Record, policy: Policy, name: str, why: str, urgent: bool, no
     number = record.next_generation
     orders = [order for order in record.orders if order.kind is OrderKind.ROTATE]
     leaked = any(order.leaked for order in orders)
+    begun = record.rotation or Rotation(since=now, why=why)
     changed = replace(
         record,
         next_generation=number + 1,
         intent=Intent(name=name, generation=number, scope=policy.scope, at=now),
-        rotation=record.rotation or Rotation(since=now, why=why, urgent=urgent),
+        rotation=replace(begun, urgent=begun.urgent or urgent, ordered=begun.ordered or bool(orders)),
         generations=tuple(_condemned_at_live(g) if leaked else g for g in record.generations),
         closed=tuple(closed for closed in record.closed if now - closed.closed_at < CLOSED_NAME_KEPT),
         gone={} if orders else record.gone,
     )
-    if urgent and changed.rotation is not None:
-        changed = replace(changed, rotation=replace(changed.rotation, urgent=True))
     event = Event("key.intended", why, record.policy, number, key_name=name)
     return Change(changed, (event,), tuple(order.id for order in orders))
 
 
 def _condemned_at_live(generation: Generation) -> Generation:
     return generation if generation.condemned else replace(generation, condemned=Condemned.AT_LIVE)
+
+
+def _condemned_now(generation: Generation) -> Generation:
+    return replace(generation, condemned=Condemned.NOW)
 
 
 def created(record: Record, key: Key, fingerprint: str, now: datetime) -> Change:
@@ -150,11 +153,19 @@ def close_intent(record: Record, key: Key | None, why: str, now: datetime) -> Ch
 
 
 def recover(record: Record, key: Key, why: str, now: datetime) -> Change:
-    """A key turned up under a remembered name: an orphan."""
+    """A key turned up under a remembered name: an orphan. Sinks may have had a later key since they were offered it."""
     closed = next(c for c in record.closed if c.name == key.name)
-    orphan = _orphan(closed.generation, key, closed.scope, why, now)
-    if closed.offered:
-        orphan = replace(orphan, offers={target: Offer(at=closed.closed_at) for target in closed.offered})
+    later = [g for g in record.generations if g.number > closed.generation]
+    superseded = {
+        target: min(g.receipts[target] for g in later if target in g.receipts)
+        for target in closed.offered
+        if any(target in g.receipts for g in later)
+    }
+    orphan = replace(
+        _orphan(closed.generation, key, closed.scope, why, now),
+        offers={target: Offer(at=closed.closed_at) for target in closed.offered},
+        superseded=superseded,
+    )
     changed = replace(
         record,
         generations=(*record.generations, orphan),
@@ -307,12 +318,14 @@ def go_live(record: Record, key_id: int, why: str, now: datetime) -> Change:
     """Every sink has the key. The live key before it starts retiring."""
     generation = replace(find(record, key_id), live_since=now)
     changed = _with_retiring(_with(record, generation), now)
-    changed = replace(changed, rotation=None, failure=None, failure_notified_at=None, lost=0, lost_retry_at=None)
+    changed = replace(
+        changed, rotation=None, failure=None, failure_notified_at=None, lost=0, lost_retry_at=None, spent=()
+    )
     return Change(changed, (replace(_event("rotation.live", why, record, generation), notify=True),))
 
 
 def _with_retiring(record: Record, now: datetime) -> Record:
-    newest = live(record)
+    newest = live(record)  # of those that were not replaced before
     return replace(
         record,
         generations=tuple(
@@ -354,13 +367,22 @@ def revoking(record: Record, key_id: int, why: str, now: datetime) -> Change:
 
 
 def revoked(record: Record, key_id: int, why: str, now: datetime) -> Change:
-    """The key is revoked. If it was the live one, a rotation is due."""
+    """The key is revoked. If sinks may hold no later one, a rotation is due."""
     generation = find(record, key_id)
     changed = _without(record, key_id)
-    if live(record) is generation:
-        wanted = Rotation(now, f"the live key {generation.name} was revoked", urgent=True)
-        changed = replace(changed, rotation=changed.rotation or wanted)
+    if _is_newest_somewhere(record, generation):
+        begun = record.rotation or Rotation(now, f"{generation.name} was revoked, and is the newest key of its sinks")
+        spent = (generation.fingerprint,) if generation.fingerprint else ()
+        changed = replace(changed, rotation=replace(begun, urgent=True), spent=(*record.spent, *spent))
     return Change(changed, (replace(_event("api_key.revoked", why, record, generation), notify=True),))
+
+
+def _is_newest_somewhere(record: Record, generation: Generation) -> bool:
+    """Whether the key is the live one, or a later one that some sink was offered and got no other after."""
+    current = live(record)
+    if current is not None and order_of(generation) < order_of(current):
+        return False
+    return generation is current or not set(generation.offers) <= set(generation.superseded)
 
 
 def revoke_failed(
@@ -406,20 +428,19 @@ def obey(record: Record, order_id: int, in_hand: Set[int], why: str) -> Change:
     order = next(order for order in record.orders if order.id == order_id)
     event = Event("order.taken", why, record.policy, key_id=order.key_id)
     if order.kind is OrderKind.REVOKE:
-        condemned = tuple(
-            replace(g, condemned=Condemned.NOW) if g.key_id == order.key_id else g for g in record.generations
-        )
-        return Change(replace(record, generations=condemned), (event,), (order.id,))
+        generations = tuple(_condemned_now(g) if g.key_id == order.key_id else g for g in record.generations)
+        return Change(replace(record, generations=generations), (event,), (order.id,))
     generations = record.generations
+    joined = {g.key_id for g in unfinished(record) if g.key_id in in_hand}
     if order.leaked:
-        verdict = Condemned.NOW if order.now else Condemned.AT_LIVE
-        generations = tuple(g if g.key_id in in_hand else replace(g, condemned=verdict) for g in generations)
+        condemned = _condemned_now if order.now else _condemned_at_live
+        generations = tuple(g if g.key_id in joined else condemned(g) for g in generations)
     changed = replace(record, generations=generations)
-    if not in_hand:
+    if not joined:
         return Change(changed, (event,))
     changed = retry_now(replace(changed, gone={}))
-    if changed.rotation is not None:
-        changed = replace(changed, rotation=replace(changed.rotation, urgent=True))
+    begun = changed.rotation or Rotation(order.at, why)
+    changed = replace(changed, rotation=replace(begun, urgent=True, ordered=True))
     return Change(changed, (event,), (order.id,))
 
 
@@ -428,6 +449,14 @@ def lapse(record: Record, order_id: int, why: str) -> Change:
     order = next(order for order in record.orders if order.id == order_id)
     event = Event("order.lapsed", why, record.policy, key_id=order.key_id, notify=True)
     return Change(record, (event,), (order_id,))
+
+
+def pause(record: Record, paused: bool) -> Change | None:
+    """An operator stops, or lets go on, the creation and revocation of a policy's keys."""
+    if record.paused == paused:
+        return None
+    name, why = ("policy.paused", "an operator paused it") if paused else ("policy.resumed", "an operator resumed it")
+    return Change(replace(record, paused=paused), (Event(name, why, record.policy),))
 
 
 def retry_now(record: Record) -> Record:

@@ -12,7 +12,7 @@ from datetime import datetime, timedelta
 from enum import StrEnum
 from fnmatch import fnmatchcase
 
-from rotator.model import Generation, Key, KeyList, Record
+from rotator.model import Generation, Key, KeyList, Policy, Record
 from rotator.standing import WHOLE_SECOND, live
 from rotator.words import span, when
 
@@ -123,3 +123,11 @@ def _why_unused(key: Key, generation: Generation | None, rule: UnusedRule, now: 
     if used is None:
         return f"never used since it was created {span(now - key.created_at)} ago"
     return f"not used since {when(used)}, {span(now - used)} ago"
+
+
+def accounts_in_use(policies: Mapping[str, Policy], records: Mapping[str, Record]) -> set[str]:
+    """The accounts that some policy has, or had, a key in."""
+    scopes = {policy.scope for policy in policies.values()}
+    scopes |= {generation.scope for record in records.values() for generation in record.generations}
+    scopes |= {record.intent.scope for record in records.values() if record.intent is not None}
+    return {scope.account for scope in scopes}

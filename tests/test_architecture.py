@@ -43,7 +43,7 @@ HOMES = {
     "structlog": {"log"},
     "yaml": {"yaml_places", "config_faults"},
     "cronsim": {"schedule", "cadence", "settings", "contradictions"},
-    "click": {"cli", "commands"},
+    "click": {"cli", "commands", "demo"},
     "rich": {"commands", "demo"},
 }
 
@@ -69,7 +69,7 @@ def _imports(path: Path) -> Iterator[str]:
 
 
 def _own(path: Path) -> set[str]:
-    return {(name.split(".") + [""])[1] for name in _imports(path) if name.split(".")[0] == "rotator"}
+    return {([*name.split("."), ""])[1] for name in _imports(path) if name.split(".")[0] == "rotator"}
 
 
 @pytest.mark.parametrize("path", _files(), ids=lambda path: str(path.relative_to(ROOT)))

@@ -67,10 +67,12 @@ def _neon_problems(config: Config) -> list[tuple[str, str]]:
 
     from rotator.assembly import new_neon
     from rotator.clock import NeonClock
+    from rotator.rate import RateLimit
     from rotator.words import span
 
     clock = NeonClock()
-    neon = new_neon(config, clock, threading.Event())
+    stop = threading.Event()
+    neon = new_neon(config, clock, RateLimit(config.neon.requests_per_minute, stop), stop)
     problems = []
     try:
         account = neon.whoami()

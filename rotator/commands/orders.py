@@ -1,0 +1,279 @@
+"""`rotate`, `revoke`, `pause`, `resume`: what an operator orders.
+
+Beside a running service an order goes through the state; the service takes it up within seconds.
+Without one, the command takes the process lock and does the work itself.
+"""
+
+from __future__ import annotations
+
+import sys
+import threading
+import time
+import uuid
+from collections.abc import Callable
+from dataclasses import replace
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import click
+
+from rotator.commands.common import config_option, load_config, policy_named, state_path
+from rotator.errors import AlreadyRunning, NeedsPerson
+
+if TYPE_CHECKING:
+    from rotator.assembly import Assembly
+    from rotator.config import Config
+    from rotator.model import Order
+    from rotator.store import Store
+    from rotator.usage import KeyReport
+
+_TAKEN_WITHIN = 10.0
+_REVOKED_WITHIN = 60.0
+_ALONE_AT_MOST = timedelta(minutes=5)
+
+
+@click.command()
+@click.argument("policy")
+@config_option
+@click.option("--leaked", is_flag=True, help="Revoke every older key of the policy at the last receipt.")
+@click.option("--now", is_flag=True, help="With --leaked: revoke before anything else. Consumers fail until then.")
+@click.option("--wait", is_flag=True, help="Return when the new key is live.")
+@click.option("--yes", is_flag=True, help="Do not ask. Needed for --leaked --now without a terminal.")
+def rotate(policy: str, config: Path, leaked: bool, now: bool, wait: bool, yes: bool) -> int:
+    """Order a rotation of POLICY: at once, outside its window too.
+
+    Returns when the order is taken, with --wait when the new key is live.
+    """
+    from rotator.model import Order, OrderKind
+
+    if now and not leaked:
+        raise click.UsageError("--now belongs to --leaked")
+    loaded = load_config(config)
+    policy_named(loaded, policy)
+    if now:
+        _confirm(f"Every key of policy {policy} stops working before there is a new one.", yes)
+    order = Order(0, OrderKind.ROTATE, _epoch(), policy=policy, leaked=leaked, now=now)
+
+    def alone(assembly: Assembly) -> int:
+        from rotator.standing import live
+
+        _refuse_if_paused(loaded, assembly.store, policy)
+        before = live(assembly.store.record(policy))
+        _work(assembly, order, policy)
+        after = live(assembly.store.record(policy))
+        if after is None or after == before or (before is not None and after.key_id == before.key_id):
+            why = assembly.store.outlooks().get(policy, {}).get("why", "see rotator status")
+            raise NeedsPerson(f"the rotation of {policy} did not come to its end: {why}")
+        click.echo(f"{after.name} (id {after.key_id}) is live")
+        return 0
+
+    def beside(store: Store) -> int:
+        from rotator.standing import live
+
+        _refuse_if_paused(loaded, store, policy)
+        before = live(store.record(policy))
+        number = store.add_order(replace(order, at=_state_time(store)))
+        taken = _until(lambda: all(o.id != number for o in store.open_orders()), _TAKEN_WITHIN)
+        if not wait:
+            click.echo("the service has begun the rotation" if taken else _not_taken(store, policy))
+            return 0
+        previous = before.key_id if before else None
+        while (current := live(store.record(policy))) is None or current.key_id == previous:
+            if not any(o.id == number for o in store.open_orders()) and _lapsed(store, policy, number):
+                raise NeedsPerson(f"the order lapsed; see rotator why {policy}")
+            time.sleep(0.5)
+        click.echo(f"{current.name} (id {current.key_id}) is live")
+        return 0
+
+    return _alone_or_beside(loaded, "rotate", alone, beside)
+
+
+@click.command()
+@click.argument("key_id", type=int)
+@config_option
+@click.option("--unmanaged", is_flag=True, help="Also a key that no policy owns.")
+@click.option("--yes", is_flag=True, help="Do not ask. Needed without a terminal.")
+def revoke(key_id: int, config: Path, unmanaged: bool, yes: bool) -> int:
+    """Revoke one key now, for good.
+
+    Says who used it last and what depends on it, then asks. If it is a policy's live key, a rotation
+    becomes due.
+    """
+    from rotator.glance import glance
+    from rotator.model import Order, OrderKind
+    from rotator.usage import Role
+
+    loaded = load_config(config)
+    seen = glance(loaded, state_path(loaded))
+    report = next((r for r in seen.inventory() if r.key.id == key_id), None)
+    if report is None:
+        raise NeedsPerson(f"there is no key {key_id} in the accounts in use", "see rotator keys")
+    if key_id in seen.own:
+        raise NeedsPerson(f"key {key_id} is the management key ({seen.own[key_id]})", "it is never revoked by order")
+    if report.role is Role.UNMANAGED and not unmanaged:
+        raise NeedsPerson(
+            f"no policy owns key {key_id} ({report.key.name})", "add --unmanaged to revoke it all the same"
+        )
+    _confirm(_consequences(report, seen.now), yes)
+    order = Order(0, OrderKind.REVOKE, _epoch(), policy=report.policy, key_id=key_id, unmanaged=unmanaged)
+
+    def gone(store: Store) -> bool:
+        events = {e.event for e in store.history() if e.key_id == key_id}
+        return bool(events & {"api_key.revoked", "key.gone"})
+
+    def alone(assembly: Assembly) -> int:
+        if report.policy is None:
+            _record(assembly, order)
+            assembly.rounds.obey()
+        else:
+            _work(assembly, order, report.policy)
+        return _outcome(assembly.store, gone(assembly.store))
+
+    def beside(store: Store) -> int:
+        store.add_order(replace(order, at=_state_time(store)))
+        _until(lambda: gone(store), _REVOKED_WITHIN)
+        return _outcome(store, gone(store))
+
+    def _outcome(store: Store, done: bool) -> int:
+        if done:
+            click.echo(f"key {key_id} ({report.key.name}) is revoked")
+            return 0
+        last = [e.why for e in store.history() if e.key_id == key_id]
+        raise NeedsPerson(f"key {key_id} is not revoked yet: {last[-1] if last else 'see rotator status'}")
+
+    return _alone_or_beside(loaded, "revoke", alone, beside)
+
+
+@click.command()
+@click.argument("policy", required=False)
+@config_option
+def pause(policy: str | None, config: Path) -> int:
+    """Stop creating and revoking keys, of POLICY or of all, until resumed."""
+    return _set_paused(load_config(config), policy, paused=True)
+
+
+@click.command()
+@click.argument("policy", required=False)
+@config_option
+def resume(policy: str | None, config: Path) -> int:
+    """Undo pause, of POLICY or of all."""
+    return _set_paused(load_config(config), policy, paused=False)
+
+
+def _set_paused(config: Config, policy: str | None, *, paused: bool) -> int:
+    from rotator.store import Store
+    from rotator.transitions import pause as change
+
+    names = [policy_named(config, policy)] if policy else list(config.policies)
+    store = Store(config.state)
+    try:
+        store.change_many(_state_time(store), dict.fromkeys(names, lambda record: change(record, paused)))
+        store.set_meta("nudge", uuid.uuid4().hex)
+    finally:
+        store.close()
+    click.echo(f"{'paused' if paused else 'resumed'}: {', '.join(names)}")
+    still = [name for name in names if config.policies[name].paused and not paused]
+    for name in still:
+        click.echo(f"{name} has paused: true in the configuration, which still holds", err=True)
+    return 1 if still else 0
+
+
+def _alone_or_beside(
+    config: Config, command: str, alone: Callable[[Assembly], int], beside: Callable[[Store], int]
+) -> int:
+    from rotator import log
+    from rotator.assembly import assemble
+    from rotator.lock import ProcessLock
+    from rotator.store import Store
+
+    with ProcessLock(state_path(config)) as lock:
+        try:
+            lock.acquire(command)
+        except AlreadyRunning:
+            store = Store(config.state, create=False)
+            try:
+                return beside(store)
+            finally:
+                store.close()
+        log.setup()
+        assembly = assemble(config, threading.Event())
+        try:
+            return alone(assembly)
+        finally:
+            assembly.close()
+
+
+def _work(assembly: Assembly, order: Order, policy: str) -> None:
+    from rotator.oneshot import carry_out
+
+    _record(assembly, order)
+    carry_out(assembly, [policy], _ALONE_AT_MOST)
+    assembly.notifier.send_waiting()
+
+
+def _record(assembly: Assembly, order: Order) -> None:
+    assembly.rounds.poll()  # the first answer of Neon, so that the order's time is on its clock
+    assembly.store.add_order(replace(order, at=assembly.clock.now()))
+
+
+def _state_time(store: Store) -> datetime:
+    """A time on Neon's clock as good as the state knows it: never before anything that is recorded."""
+    told = store.meta("as_of")
+    times = [datetime.fromisoformat(told)] if told else []
+    newest = store.newest_time()
+    if newest is not None:
+        times.append(newest + timedelta(microseconds=1))
+    return max(times, default=datetime.now(UTC))
+
+
+def _epoch() -> datetime:
+    return datetime.fromtimestamp(0, UTC)
+
+
+def _refuse_if_paused(config: Config, store: Store, policy: str) -> None:
+    if config.policies[policy].paused or store.record(policy).paused:
+        raise NeedsPerson(f"policy {policy} is paused, so nothing is created", f"first run: rotator resume {policy}")
+
+
+def _confirm(text: str, yes: bool) -> None:
+    click.echo(text, err=True)
+    if yes:
+        return
+    if not sys.stdin.isatty():
+        raise click.UsageError("this cannot be undone; without a terminal it needs --yes")
+    click.confirm("Go on?", abort=True, err=True)
+
+
+def _consequences(report: KeyReport, now: datetime) -> str:
+    from rotator.words import listed, span, when
+
+    key = report.key
+    if key.last_used_at is None:
+        used = "it was never used"
+    else:
+        where = f" from {listed(key.last_used_from)}" if key.last_used_from else ""
+        used = f"it was last used at {when(key.last_used_at)}{where}, {span(now - key.last_used_at)} ago"
+    owner = f"policy {report.policy} owns it: {report.why}" if report.policy else report.why
+    after = "; whoever holds it fails until the rotation that becomes due has ended" if report.role == "live" else ""
+    return f"Key {key.id} ({key.name}): {used}; {owner}{after}."
+
+
+def _until(holds: Callable[[], bool], seconds: float) -> bool:
+    deadline = time.monotonic() + seconds
+    while not holds():
+        if time.monotonic() > deadline:
+            return False
+        time.sleep(0.2)
+    return True
+
+
+def _not_taken(store: Store, policy: str) -> str:
+    why = store.outlooks().get(policy, {}).get("why", "it has not decided yet")
+    return f"the order is recorded, but the service has not begun: {why}"
+
+
+def _lapsed(store: Store, policy: str, order: int) -> bool:
+    record = store.record(policy)
+    under_way = record.rotation is not None or record.intent is not None
+    return not under_way and any(entry.event == "order.lapsed" for entry in store.history(policy)[-3:])

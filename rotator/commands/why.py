@@ -1,0 +1,69 @@
+"""`rotator why`: the whole reasoning behind one policy or key."""
+
+from __future__ import annotations
+
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import click
+
+from rotator.commands.common import config_option, json_option, load_config, open_to_read, print_json
+
+if TYPE_CHECKING:
+    from rotator.config import Config
+    from rotator.store import Store
+
+
+@click.command()
+@click.argument("what", metavar="POLICY|KEY_ID")
+@config_option
+@json_option
+def why(what: str, config: Path, as_json: bool) -> int:
+    """Explain one policy or key in full sentences, from the state."""
+    loaded = load_config(config)
+    store = open_to_read(loaded)
+    try:
+        key_id = int(what) if what.isdigit() else None
+        policy, sentences = _about_key(loaded, store, key_id) if key_id is not None else _about(loaded, store, what)
+    finally:
+        store.close()
+    if as_json:
+        print_json({"policy": policy, "key_id": key_id, "sentences": sentences})
+    else:
+        for sentence in sentences:
+            click.echo(sentence)
+    return 0
+
+
+def _about(config: Config, store: Store, name: str) -> tuple[str, list[str]]:
+    from rotator.explain import explain_policy
+
+    records = store.records()
+    if name not in config.policies and name not in records:
+        raise click.UsageError(f"there is no policy {name}; there are: {', '.join(config.policies)}")
+    record = store.record(name)
+    outlook = store.outlooks().get(name, {})
+    return name, explain_policy(name, config.policies.get(name), record, outlook, datetime.now(UTC))
+
+
+def _about_key(config: Config, store: Store, key_id: int) -> tuple[str | None, list[str]]:
+    from rotator.explain import explain_generation, explain_policy
+    from rotator.standing import find
+    from rotator.words import when
+
+    for record in store.records().values():
+        if any(generation.key_id == key_id for generation in record.generations):
+            policy = config.policies.get(record.policy)
+            if policy is None:
+                return record.policy, explain_policy(record.policy, None, record, {}, datetime.now(UTC))
+            sentence = explain_generation(policy, record, find(record, key_id), datetime.now(UTC))
+            return record.policy, [f"Key {key_id} belongs to policy {record.policy}.", sentence]
+    past = [entry for entry in store.history() if entry.key_id == key_id]
+    if past:
+        told = [f"{when(entry.at)}: {entry.event}: {entry.why}." for entry in past]
+        return past[-1].policy, [f"Key {key_id} is no longer there. What was done with it:", *told]
+    return None, [
+        f"No policy owns key {key_id}, and the history does not know it; so nothing ever happens to it. "
+        "rotator keys --unmanaged lists such keys."
+    ]

@@ -1,0 +1,66 @@
+"""One look at Neon for a command that changes nothing: the lists, the records, what the sinks hold."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Mapping
+from dataclasses import dataclass
+from datetime import datetime
+from pathlib import Path
+
+from rotator.assembly import new_neon, setup_of
+from rotator.clock import NeonClock
+from rotator.config import Config
+from rotator.model import KeyList, Keys, Policy, Record
+from rotator.observe import own_keys
+from rotator.outside import contents_of
+from rotator.ports import Setup
+from rotator.rate import RateLimit
+from rotator.store import Store
+from rotator.usage import KeyReport, accounts_in_use, inventory
+
+
+@dataclass(frozen=True)
+class Glance:
+    """What was seen, and when on Neon's clock."""
+
+    config: Config
+    setup: Setup
+    records: Mapping[str, Record]
+    lists: Mapping[str, KeyList]
+    own: Mapping[int, str]
+    now: datetime
+
+    def keys(self, policy: Policy) -> Keys:
+        """What the decision may look at for one policy."""
+        others = {
+            generation.key_id: record.policy
+            for record in self.records.values()
+            if record.policy != policy.name and record.policy in self.config.policies
+            for generation in record.generations
+        }
+        contents = contents_of(self.setup, policy)
+        return Keys(lists=self.lists, contents=contents, own=self.own, owners=others, since=self.now)
+
+    def inventory(self) -> list[KeyReport]:
+        """Every key of the accounts in use."""
+        return inventory(self.lists.values(), self.records, self.config.policies, self.own, self.setup.unused, self.now)
+
+
+def glance(config: Config, state: Path) -> Glance:
+    """Look once. A state that is not there yet is an empty one. Raises what Neon and the state raise."""
+    records: dict[str, Record] = {}
+    if state.exists():
+        store = Store(config.state, create=False)
+        try:
+            records = store.records()
+        finally:
+            store.close()
+    clock = NeonClock()
+    stop = threading.Event()
+    neon = new_neon(config, clock, RateLimit(config.neon.requests_per_minute, stop), stop)
+    lists = {name: neon.list_keys(name) for name in sorted(accounts_in_use(config.policies, records))}
+    known = {g.key_id: g.fingerprint for record in records.values() for g in record.generations if g.fingerprint}
+    fingerprint = neon.management_key.fingerprint
+    own = own_keys(config.neon.api_key_id, known, fingerprint, neon.own_uses, lists.values())
+    return Glance(config, setup_of(config, neon), records, lists, own, clock.now())

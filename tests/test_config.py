@@ -1,0 +1,370 @@
+"""What a configuration means once it is loaded, and that nothing in a file is worse than a fault."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from dataclasses import dataclass
+from datetime import time, timedelta
+from pathlib import Path
+from typing import Any
+
+import jsonschema
+import pytest
+import yaml
+from config_builders import EXAMPLE, EXAMPLE_ENVIRON, a_config, faults, loaded, write
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+from rotator.config import Config, UnusedKeys, json_schema, load
+from rotator.errors import ConfigError
+from rotator.model import Cron, Every, Hold, OnMissing, Policy, Scope, Then, Window
+
+
+@pytest.fixture(scope="module")
+def example() -> Config:
+    return load(EXAMPLE, EXAMPLE_ENVIRON)
+
+
+# What is loaded
+
+
+def test_the_example_means_what_it_says(example: Config) -> None:
+    assert example.file == EXAMPLE.absolute()
+    assert example.neon.api_key.path == Path("/run/secrets/neon-admin-key")
+    assert example.neon.api_key_id == 2291500
+    assert example.neon.api_url == "https://console.neon.tech/api/v2"
+    assert (example.neon.requests_per_minute, example.neon.poll_every) == (600, timedelta(minutes=5))
+    assert example.state == "sqlite:////var/lib/rotator/state.db"
+    assert example.listen == ("127.0.0.1", 9464)
+    assert list(example.sinks) == ["app", "ci", "ops", "vault"]
+    assert example.unused_keys == UnusedKeys(after=timedelta(days=45), ignore=("terraform-*",))
+    assert example.notify == ("ops",)
+    assert example.policies == {
+        "ci-pipeline": Policy(
+            name="ci-pipeline",
+            rotate=Every(timedelta(days=30)),
+            deliver_to=(example.sinks["app"].ref, example.sinks["ci"].ref),
+            adopt=2291506,
+            jitter=timedelta(hours=1),
+            window=Window(frozenset({0, 1, 2, 3}), time(9), time(16), "UTC"),
+            grace_period=timedelta(hours=24),
+            hold=Hold(None, False, timedelta(days=7), Then.KEEP),
+            on_missing=OnMissing.ALERT,
+            renamed_from="ci",
+        ),
+        "reports": Policy(
+            name="reports",
+            rotate=Cron("0 3 * * 1", "Europe/Berlin"),
+            deliver_to=(example.sinks["vault"].ref,),
+            scope=Scope("org-calm-sun-12345678", "still-river-87654321"),
+        ),
+    }
+
+
+def test_what_is_left_out_has_its_default(tmp_path: Path) -> None:
+    config = loaded(tmp_path, a_config())
+    assert config.neon.api_key.path == tmp_path / "admin.key"
+    assert config.neon.api_key_id is None
+    assert config.neon.api_url == "https://console.neon.tech/api/v2"
+    assert (config.neon.requests_per_minute, config.neon.poll_every) == (600, timedelta(minutes=5))
+    assert config.state == f"sqlite:///{tmp_path}/rotator.db"
+    assert config.listen is None
+    assert config.unused_keys == UnusedKeys(after=timedelta(days=90), ignore=())
+    assert config.notify == ()
+    assert config.policies["a"] == Policy("a", Every(timedelta(days=30)), (config.sinks["app"].ref,))
+
+
+def test_a_configuration_may_have_no_policies_yet(tmp_path: Path) -> None:
+    assert loaded(tmp_path, "{neon: {api_key: {file: k}}, sinks: {}, policies: {}}").policies == {}
+
+
+def test_sinks_are_handed_to_in_the_order_of_the_policy(tmp_path: Path) -> None:
+    policy = loaded(tmp_path, a_config(deliver_to="deliver_to: [run, hook, app]")).policies["a"]
+    assert [sink.name for sink in policy.deliver_to] == ["run", "hook", "app"]
+
+
+def test_a_relative_path_is_relative_to_the_file_and_not_to_the_process(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    write(tmp_path, a_config(more="state: sqlite:///sub/x.db"))
+    monkeypatch.chdir(tmp_path.parent)
+    config = load(Path(tmp_path.name, "config.yaml"), {"HOOK": "x"})
+    assert config.file == tmp_path / "config.yaml"
+    assert config.state == f"sqlite:///{tmp_path}/sub/x.db"
+    assert config.neon.api_key.path == tmp_path / "admin.key"
+    assert config.sinks["app"].ref.target == f"file:{tmp_path}/app.key"
+
+
+@pytest.mark.parametrize("url", ["postgresql://db.example.com/rotator", "postgresql://postgres:@/postgres?host=/tmp/x"])
+def test_postgresql_is_left_as_it_is(url: str, tmp_path: Path) -> None:
+    assert loaded(tmp_path, a_config(more=f'state: "{url}"')).state == url
+
+
+@pytest.mark.parametrize(
+    ("text", "means"),
+    [
+        ("127.0.0.1:9464", ("127.0.0.1", 9464)),
+        ('"[::1]:9464"', ("::1", 9464)),
+        ("localhost:0", ("localhost", 0)),
+        ("0.0.0.0:65535", ("0.0.0.0", 65535)),
+        ("null", None),
+    ],
+)
+def test_listen(text: str, means: tuple[str, int] | None, tmp_path: Path) -> None:
+    assert loaded(tmp_path, a_config(more=f"listen: {text}")).listen == means
+
+
+@pytest.mark.parametrize(
+    ("text", "means"),
+    [
+        ("https://console.neon.tech/api/v2/", "https://console.neon.tech/api/v2"),
+        ("http://127.0.0.1:8788/api/v2", "http://127.0.0.1:8788/api/v2"),
+        ("http://localhost:8788", "http://localhost:8788"),
+        ("http://[::1]:8788", "http://[::1]:8788"),
+    ],
+)
+def test_api_url(text: str, means: str, tmp_path: Path) -> None:
+    assert loaded(tmp_path, a_config(neon=f'api_key: {{file: k}}\napi_url: "{text}"')).neon.api_url == means
+
+
+@pytest.mark.parametrize(
+    ("text", "means"),
+    [
+        ("personal", Scope()),
+        ("{organization: org-1}", Scope("org-1")),
+        ("{organization: org-1, project: p}", Scope("org-1", "p")),
+    ],
+)
+def test_scope(text: str, means: Scope, tmp_path: Path) -> None:
+    assert loaded(tmp_path, a_config(policy=f"scope: {text}")).policies["a"].scope == means
+
+
+@pytest.mark.parametrize(("text", "means"), [("auto", None), ("0s", timedelta(0)), ("1d12h", timedelta(hours=36))])
+def test_while_old_key_used_within(text: str, means: timedelta | None, tmp_path: Path) -> None:
+    policy = loaded(tmp_path, a_config(policy=f"hold: {{while_old_key_used_within: {text}}}")).policies["a"]
+    assert policy.hold == Hold(while_old_key_used_within=means)
+
+
+def test_a_window_may_go_over_midnight_and_opens_every_day_unless_told(tmp_path: Path) -> None:
+    policy = loaded(tmp_path, a_config(policy='window: {from: "22:30", to: 06:00}')).policies["a"]
+    assert policy.window == Window(frozenset(range(7)), time(22, 30), time(6), "UTC")
+
+
+def test_a_cron_expression_is_in_utc_unless_told(tmp_path: Path) -> None:
+    policy = loaded(tmp_path, a_config(rotate="rotate: {cron: 0  3 * * mon}")).policies["a"]
+    assert policy.rotate == Cron("0 3 * * mon", "UTC")
+
+
+def test_a_file_may_begin_with_a_byte_order_mark(tmp_path: Path) -> None:
+    assert load(write(tmp_path, b"\xef\xbb\xbf" + a_config().encode()), {"HOOK": "x"}).policies
+
+
+def test_yaml_words_for_true_are_taken_where_a_truth_is_wanted(tmp_path: Path) -> None:
+    assert loaded(tmp_path, a_config(policy="paused: yes")).policies["a"].paused is True
+
+
+def test_names_that_look_like_something_else_are_names(tmp_path: Path) -> None:
+    config = loaded(tmp_path, a_config(sinks="on: {type: file, path: x}", deliver_to='deliver_to: ["on"]'))
+    assert config.policies["a"].deliver_to[0].name == "on"
+
+
+def test_programs_do_not_get_to_see_the_variables_that_secrets_come_from(tmp_path: Path) -> None:
+    config = loaded(
+        tmp_path,
+        a_config(
+            neon="api_key: {env: ADMIN}",
+            sinks='x: {type: webhook, url: "https://a.b", signing_secret: [{env: NEW}, {env: OLD}, {file: f}]}',
+        ),
+        {"ADMIN": "napi_x", "HOOK": "whsec_x", "NEW": "whsec_y", "OLD": "whsec_z", "PATH": "/bin"},
+    )
+    assert config.secret_variables == {"ADMIN", "HOOK", "NEW", "OLD"}
+    for name in ("app", "run"):
+        assert getattr(config.sinks[name], "withheld", None) == config.secret_variables
+
+
+def test_nothing_heavy_is_imported() -> None:
+    program = """if True:
+        import sys
+        from pathlib import Path
+        from rotator.config import json_schema, load
+        load(Path(sys.argv[1]), {"CI_HOOK_SECRET": "x"})
+        json_schema()
+        print(*sorted({"sqlalchemy", "requests", "structlog", "rich", "apscheduler"} & set(sys.modules)))
+    """
+    done = subprocess.run(
+        [sys.executable, "-c", program, str(EXAMPLE)], cwd=EXAMPLE.parent, capture_output=True, text=True, check=True
+    )
+    assert done.stdout.strip() == ""
+
+
+# Sinks of other packages
+
+
+@pytest.fixture
+def other_package(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A package that brings two types of sinks, one of which cannot be imported."""
+    folder = tmp_path / "site"
+    (folder / "other-1.0.dist-info").mkdir(parents=True)
+    (folder / "other-1.0.dist-info" / "METADATA").write_text("Metadata-Version: 2.1\nName: other\nVersion: 1.0\n")
+    (folder / "other-1.0.dist-info" / "entry_points.txt").write_text(
+        "[rotator.sinks]\nbucket = other_sinks:BucketSink\nbroken = no_such_module:Sink\n"
+    )
+    (folder / "other_sinks.py").write_text(
+        "from typing import Any\n"
+        "from rotator import fields\n"
+        "from rotator.errors import NeedsPerson\n"
+        "from rotator.model import SinkRef\n"
+        "class BucketSink:\n"
+        "    class Settings(fields.Settings):\n"
+        "        bucket: str\n"
+        "        tags: dict[str, Any] = {}\n"
+        "    def __init__(self, name, settings):\n"
+        "        if settings.bucket == 'taken':\n"
+        "            raise NeedsPerson('the bucket is taken', 'name another')\n"
+        "        self.ref = SinkRef(name, 'bucket:' + settings.bucket)\n"
+    )
+    monkeypatch.syspath_prepend(str(folder))
+
+
+@pytest.mark.usefixtures("other_package")
+def test_a_sink_of_another_package_is_configured_like_any_other(tmp_path: Path) -> None:
+    config = loaded(tmp_path, a_config(sinks="x: {type: bucket, bucket: b}", deliver_to="deliver_to: [x]"))
+    assert config.policies["a"].deliver_to[0].target == "bucket:b"
+    schema = json_schema()
+    text = yaml.safe_load(a_config(sinks="x: {type: bucket, bucket: b}\ny: {type: broken, anything: 1}"))
+    jsonschema.validate(text, schema)
+    text["sinks"]["x"]["buckt"] = "c"
+    with pytest.raises(jsonschema.ValidationError):
+        jsonschema.validate(text, schema)
+
+
+@pytest.mark.usefixtures("other_package")
+def test_the_faults_of_a_sink_of_another_package_have_their_places_too(tmp_path: Path) -> None:
+    sinks = """
+    a: {type: bucket, buckt: b}
+    b: {type: broken}
+    c: {type: bucket, bucket: taken}
+    d: {type: bucket, bucket: b, tags: {mode: 0640}}
+    """
+    problems = faults(tmp_path, a_config(sinks=sinks))
+    assert [(problem.line, problem.path, problem.problem.partition(";")[0]) for problem in problems] == [
+        (8, "sinks.a.bucket", "missing"),
+        (8, "sinks.a.buckt", "unknown key"),
+        (9, "sinks.b.type", "sinks of type broken cannot be loaded"),
+        (10, "sinks.c", "the bucket is taken"),
+        (11, "sinks.d.tags.mode", "0640 without quotes is the number 416 in YAML"),
+    ]
+
+
+# Whatever is in the file
+
+
+@dataclass
+class Raw:
+    """A value as it stands in YAML."""
+
+    text: str
+
+
+Pairs = list[tuple[str, Any]]
+
+
+def _editable(value: object) -> Any:
+    """Mappings as lists of pairs, so that a key can be repeated; lists as tuples."""
+    if isinstance(value, dict):
+        return [(key, _editable(inner)) for key, inner in value.items()]
+    return tuple(map(_editable, value)) if isinstance(value, list) else value
+
+
+def _written(value: object) -> str:
+    if isinstance(value, Raw):
+        return value.text
+    if isinstance(value, list):
+        return "{" + ", ".join(f"{json.dumps(key)}: {_written(inner)}" for key, inner in value) + "}"
+    if isinstance(value, tuple):
+        return "[" + ", ".join(map(_written, value)) + "]"
+    return json.dumps(value)
+
+
+_RAW = [
+    "",
+    "~",
+    "0",
+    "-1",
+    "0640",
+    "22:22",
+    "no",
+    "2026-01-01",
+    "&a x",
+    "*a",
+    "!!str x",
+    ".inf",
+    "1.5",
+    "[]",
+    "{}",
+    "[[]]",
+]
+_PATHS = ["a/b", "/run/secrets/neon-admin-key", "config.yaml", "/etc/myapp/neon.env"]
+_WORDS = [*_PATHS, "app", "napi_hunter2hunter2", "1s", "99999d", "* * * * *", "file", "personal", "\0"]
+_WORD = st.sampled_from(_WORDS)
+_KEY = st.sampled_from(["env", "file", "every", "cron", "type", "x"])
+_VALUES = st.one_of(
+    st.sampled_from(["", "&a x", *_RAW]).map(Raw),
+    _WORD,
+    st.text(max_size=12),
+    st.integers(),
+    st.lists(_WORD, max_size=2).map(tuple),
+    st.dictionaries(_KEY, _WORD, max_size=2).map(lambda found: list(found.items())),
+)
+
+
+@st.composite
+def _mutated(draw: st.DrawFn, value: Any, depth: int = 0) -> Any:
+    """The value with something dropped, repeated, renamed or replaced, somewhere in it."""
+    if not isinstance(value, (list, tuple)) or not value or (depth > 1 and draw(st.booleans())):
+        return draw(_VALUES)
+    position = draw(st.integers(0, len(value) - 1))
+    item = value[position]
+    what = draw(st.sampled_from(["inside", "inside", "inside", "drop", "repeat", "rename"]))
+    if what == "inside":
+        inner = draw(_mutated(item[1] if isinstance(value, list) else item, depth + 1))
+        instead: list[Any] = [(item[0], inner) if isinstance(value, list) else inner]
+    elif what == "rename" and isinstance(value, list):
+        instead = [(draw(st.sampled_from(["x", "<<", "", "rotat", item[0].upper()])), item[1])]
+    else:
+        instead = [item] * (0 if what == "drop" else 2)
+    return type(value)([*value[:position], *instead, *value[position + 1 :]])
+
+
+def outcome(file: Path) -> Config | ConfigError:
+    try:
+        return load(file, EXAMPLE_ENVIRON)
+    except ConfigError as error:
+        return error
+
+
+@settings(max_examples=300, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(data=st.data())
+def test_any_change_of_the_example_is_a_configuration_or_its_faults(data: st.DataObject, tmp_path: Path) -> None:
+    value = _editable(yaml.safe_load(EXAMPLE.read_text()))
+    for _ in range(data.draw(st.integers(1, 3))):
+        value = data.draw(_mutated(value))
+    found = outcome(write(tmp_path, _written(value)))
+    if isinstance(found, ConfigError):
+        places = [(problem.line, problem.column) for problem in found.problems]
+        assert places
+        assert places == sorted(places)
+        assert all(str(problem).isprintable() for problem in found.problems)
+        assert "hunter2" not in str(found)
+
+
+@settings(max_examples=200, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(cut=st.integers(0, 6000), junk=st.text(max_size=8), length=st.integers(0, 40))
+def test_any_damage_to_the_text_is_a_configuration_or_its_faults(
+    cut: int, junk: str, length: int, tmp_path: Path
+) -> None:
+    text = EXAMPLE.read_text()
+    found = outcome(write(tmp_path, (text[:cut] + junk + text[cut + length :]).encode("utf-8", "surrogatepass")))
+    assert isinstance(found, Config) or found.problems

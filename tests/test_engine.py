@@ -1,0 +1,467 @@
+"""The engine on real parts: HTTP, files, SQLite; only time is pushed."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+import sqlalchemy as sa
+from world import Death, World
+
+from rotator.model import OrderKind
+from rotator.secret import fingerprint
+
+TWO_FILES = """
+state: sqlite:///state.db
+sinks:
+  app: {type: file, path: app.env, format: dotenv, variable: NEON_API_KEY}
+  raw: {type: file, path: raw.key}
+policies:
+  ci:
+    rotate: {every: 30d}
+    grace_period: 24h
+    deliver_to: [app, raw]
+"""
+DAY = 86400.0
+
+
+@pytest.fixture
+def world(tmp_path: Path) -> Iterator[World]:
+    small = World(tmp_path, TWO_FILES)
+    yield small
+    small.close()
+
+
+def app(world: World) -> str:
+    """What the first consumer reads."""
+    return (world.folder / "app.env").read_text().strip().removeprefix("NEON_API_KEY=").strip("\"'")
+
+
+def raw(world: World) -> str:
+    """What the second consumer reads."""
+    return (world.folder / "raw.key").read_text().strip()
+
+
+def test_a_new_policy_gets_a_key_at_once(world: World) -> None:
+    world.settle()
+
+    (key,) = world.ours()
+    assert app(world) == raw(world) == world.neon.secret_of(key)
+    assert world.status("ci")["state"] == "ok"
+    assert world.status("ci")["live"]["id"] == key
+
+
+def test_a_rotation_replaces_the_key_and_revokes_the_old_one_after_the_grace_period(world: World) -> None:
+    world.settle()
+    (old,) = world.ours()
+
+    world.push(days=30)
+    world.settle()
+    assert len(world.ours()) == 2
+    assert world.status("ci")["state"] == "retiring"
+
+    world.push(hours=23, minutes=59)
+    world.settle()
+    assert old in world.ours()
+
+    world.push(minutes=2)
+    world.settle()
+    (new,) = world.ours()
+    assert new != old
+    assert app(world) == raw(world) == world.neon.secret_of(new)
+
+
+def test_a_rotation_costs_three_calls_beside_the_shared_lists(world: World) -> None:
+    world.settle()
+    before = [world.calls(*call) for call in (("POST", "/api_keys"), ("GET", "/auth"), ("DELETE", "/api_keys"))]
+
+    world.live_through(32 * DAY, step=DAY / 2)
+
+    after = [world.calls(*call) for call in (("POST", "/api_keys"), ("GET", "/auth"), ("DELETE", "/api_keys"))]
+    assert [b - a for a, b in zip(before, after, strict=True)] == [1, 1, 1]
+
+
+def test_many_policies_share_one_list(tmp_path: Path) -> None:
+    policies = "".join(f"  p{n}: {{rotate: {{every: 30d}}, deliver_to: [s{n}]}}\n" for n in range(20))
+    sinks = "".join(f"  s{n}: {{type: file, path: {n}.key}}\n" for n in range(20))
+    world = World(tmp_path, f"sinks:\n{sinks}policies:\n{policies}")
+    try:
+        world.settle()
+        assert len(world.ours()) == 20
+        assert world.calls("GET", "/api_keys") == 1
+    finally:
+        world.close()
+
+
+def test_an_answer_that_is_lost_leaves_no_key_behind(world: World) -> None:
+    world.neon.fault("lost_answer", on="create", times=1)
+
+    world.settle()
+    world.live_through(120)
+
+    (key,) = world.ours()
+    assert app(world) == world.neon.secret_of(key)
+    assert len(world.neon.revoked()) == 1
+    assert [event.name for event in world.events if event.name == "key.orphaned"]
+
+
+def test_answers_that_are_lost_again_and_again_do_not_litter_the_account(world: World) -> None:
+    world.neon.fault("lost_answer", on="create", times=None)
+
+    world.live_through(6 * 3600, step=30)
+
+    assert world.calls("POST", "/api_keys") <= 12
+    assert world.ours() == []
+    world.neon.clear_faults()
+    world.live_through(7 * 3600, step=300)
+    assert len(world.ours()) == 1
+
+
+def test_a_key_that_was_never_created_is_not_waited_for(world: World) -> None:
+    world.neon.fault("lost_request", on="create", times=1)
+
+    world.settle()
+    world.live_through(120)
+
+    assert len(world.ours()) == 1
+    assert world.neon.revoked() == []
+
+
+def test_a_revocation_whose_answer_is_lost_is_settled_by_the_list(world: World) -> None:
+    world.settle()
+    world.push(days=30)
+    world.settle()
+    world.neon.fault("lost_answer", on="revoke", times=1)
+
+    world.live_through(26 * 3600, step=600)
+
+    assert len(world.ours()) == 1
+    assert world.calls("DELETE", "/api_keys") == 1
+    assert world.status("ci")["state"] == "ok"
+
+
+def test_while_neon_answers_with_errors_nothing_is_revoked_and_then_all_is_caught_up(world: World) -> None:
+    world.settle()
+    world.push(days=30)
+    world.settle()
+    world.neon.fault("error_before", on="any", times=None)
+
+    world.live_through(48 * 3600, step=3600)
+    assert len(world.ours()) == 2
+
+    world.neon.clear_faults()
+    world.live_through(3600, step=300)
+    assert len(world.ours()) == 1
+    assert app(world) == world.neon.secret_of(world.ours()[0])
+
+
+def test_a_straggler_holds_the_revocation_until_it_stops(world: World) -> None:
+    world.settle()
+    (old,) = world.ours()
+    secret = world.neon.secret_of(old)
+    world.push(days=30)
+    world.settle()
+
+    for _ in range(30):
+        assert world.neon.use(secret, "203.0.113.7")
+        world.live_through(3600, step=1800)
+    status = world.status("ci")
+    assert status["state"] == "held"
+    assert status["older"][0]["held"]["addresses"] == ["203.0.113.7"]
+    assert "203.0.113.7" in status["next"]["why"]
+    assert len(world.told("revocation.held")) == 1
+
+    world.live_through(3 * 3600, step=300)
+    assert old not in world.ours()
+
+
+def test_a_file_that_lost_the_live_key_gets_a_new_one_at_once(world: World) -> None:
+    world.settle()
+    world.push(days=2)
+    (world.folder / "raw.key").unlink()
+
+    world.settle()
+
+    assert raw(world) == app(world)
+    assert world.works(raw(world))
+
+
+def test_a_file_that_holds_something_else_is_left_alone_until_a_person_decides(world: World) -> None:
+    world.settle()
+    world.push(days=31)
+    (world.folder / "raw.key").write_text("somebody-else")
+
+    world.settle()
+    assert world.status("ci")["state"] == "drifted"
+    assert raw(world) == "somebody-else"
+    assert len(world.told("sink.drifted")) == 1
+
+    world.order(OrderKind.ROTATE, "ci")
+    world.settle()
+    assert world.works(raw(world))
+
+
+def test_a_live_key_that_somebody_revoked_is_told_and_by_default_not_replaced(world: World) -> None:
+    world.settle()
+    (key,) = world.ours()
+    world.neon.revoke_key(key)
+
+    world.live_through(3600, step=300)
+
+    assert world.status("ci")["state"] == "missing"
+    assert len(world.told("api_key.missing")) == 1
+    assert world.ours() == []
+    world.order(OrderKind.ROTATE, "ci")
+    world.settle()
+    assert world.works(raw(world))
+
+
+def test_a_live_key_that_somebody_revoked_is_replaced_if_the_policy_says_so(tmp_path: Path) -> None:
+    world = World(tmp_path, TWO_FILES + "    on_missing: replace\n")
+    try:
+        world.settle()
+        world.neon.revoke_key(world.ours()[0])
+        world.live_through(3600, step=300)
+        assert world.works(raw(world))
+        assert world.status("ci")["state"] in ("ok", "retiring")
+    finally:
+        world.close()
+
+
+def test_a_leaked_key_is_revoked_as_soon_as_its_successor_is_live(world: World) -> None:
+    world.settle()
+    (old,) = world.ours()
+    world.push(days=1)
+
+    world.order(OrderKind.ROTATE, "ci", leaked=True)
+    world.settle()
+
+    (new,) = world.ours()
+    assert new != old
+    assert app(world) == raw(world) == world.neon.secret_of(new)
+
+
+def test_a_leaked_key_is_revoked_before_anything_else_if_that_is_ordered(world: World) -> None:
+    world.settle()
+    world.push(days=1)
+    world.order(OrderKind.ROTATE, "ci", leaked=True, now=True)
+
+    world.settle()
+
+    methods = [seen.method for seen in world.neon.requests if seen.method in ("POST", "DELETE")]
+    assert methods == ["POST", "DELETE", "POST"]
+    assert world.works(raw(world))
+
+
+def test_an_operator_may_revoke_the_live_key_and_a_new_one_follows(world: World) -> None:
+    world.settle()
+    (old,) = world.ours()
+    world.push(days=1)
+    world.order(OrderKind.REVOKE, "ci", key_id=old)
+
+    world.settle()
+
+    (new,) = world.ours()
+    assert new != old
+    assert world.works(app(world))
+
+
+def test_a_key_of_nobody_is_revoked_only_by_an_order_that_says_so(world: World) -> None:
+    stranger = world.neon.create_key("terraform").id
+    world.settle()
+    world.live_through(200 * DAY, step=5 * DAY)
+    assert stranger in world.ours()
+
+    world.order(OrderKind.REVOKE, key_id=stranger)
+    world.settle()
+    assert stranger in world.ours()
+
+    world.order(OrderKind.REVOKE, key_id=stranger, unmanaged=True)
+    world.settle()
+    assert stranger not in world.ours()
+
+
+def test_the_management_key_is_not_revoked_by_order(world: World) -> None:
+    world.settle()
+    world.order(OrderKind.REVOKE, key_id=world.neon.management_key_id, unmanaged=True)
+
+    world.settle()
+
+    assert any(key.id == world.neon.management_key_id for key in world.neon.keys())
+    assert "management key" in world.told("order.lapsed")[0].why
+
+
+def test_a_key_is_adopted_without_being_issued_anew(tmp_path: Path) -> None:
+    world = World(tmp_path, TWO_FILES)
+    try:
+        old = world.neon.create_key("ci-by-hand").id
+        world.configure(TWO_FILES + f"    adopt: {old}\n")
+        world.push(days=2)
+        world.settle()
+        assert world.ours() == [old]
+        assert world.status("ci")["live"]["id"] == old
+
+        world.push(days=28, minutes=1)
+        world.settle()
+        assert len(world.ours()) == 2
+        world.live_through(26 * 3600, step=1800)
+        assert old not in world.ours()
+        assert world.works(app(world))
+    finally:
+        world.close()
+
+
+def test_a_lost_state_is_noticed_and_nothing_is_minted(world: World) -> None:
+    world.settle()
+    (key,) = world.ours()
+    world.store.close()
+    for file in world.folder.glob("state.db*"):
+        file.unlink()
+    from rotator.store import Store
+
+    world.store = Store(world.config.state, ())
+    world.restart()
+
+    world.live_through(3600, step=600)
+
+    assert world.ours() == [key]
+    status = world.status("ci")
+    assert status["state"] == "refused"
+    assert f"adopt: {key}" in status["next"]["why"]
+    world.order(OrderKind.ROTATE, "ci")
+    world.settle()
+    assert len(world.ours()) == 2
+
+
+def test_a_policy_that_is_taken_out_leaves_its_key_alone(world: World) -> None:
+    world.settle()
+    (key,) = world.ours()
+    world.configure(TWO_FILES.replace("  ci:", "  other:"))
+
+    world.live_through(60 * DAY, step=DAY)
+
+    assert key in world.ours()
+    assert world.status("ci")["state"] == "abandoned"
+
+
+def test_a_renamed_policy_keeps_its_record(world: World) -> None:
+    world.settle()
+    (key,) = world.ours()
+    world.configure(TWO_FILES.replace("  ci:", "  other:\n    renamed_from: ci"))
+
+    world.settle()
+
+    assert world.ours() == [key]
+    assert world.status("other")["live"]["id"] == key
+
+
+def test_a_change_of_scope_mints_there_and_revokes_here(world: World) -> None:
+    world.settle()
+    world.configure(TWO_FILES + "    scope: {organization: org-sandbox}\n")
+
+    world.settle()
+    world.live_through(26 * 3600, step=1800)
+
+    (key,) = world.neon.keys()[1:] if world.neon.keys()[0].id == world.neon.management_key_id else world.neon.keys()[:1]
+    assert key.organization == "org-sandbox"
+    assert world.works(raw(world))
+
+
+def test_while_the_state_cannot_be_written_nothing_happens_outside(world: World) -> None:
+    world.settle()
+    _break_state(world)
+    world.push(days=31)
+
+    for name in world.config.policies:
+        world.engine.turn(name)
+        world.push(seconds=20)
+        world.engine.turn(name)
+
+    assert len(world.ours()) == 1
+    _mend_state(world)
+    world.settle()
+    assert len(world.ours()) == 2
+
+
+def test_an_outcome_that_could_not_be_written_down_is_kept_with_its_secret(world: World) -> None:
+    world.boundaries.watch = lambda name: _break_state(world) if name == "after create_key" else None
+    world.settle_turn("ci")
+    assert len(world.ours()) == 1
+    assert world.record("ci").generations == ()
+
+    world.boundaries.watch = lambda _: None
+    _mend_state(world)
+    world.push(seconds=20)
+    world.settle()
+
+    (key,) = world.ours()
+    assert app(world) == world.neon.secret_of(key)
+    assert world.neon.revoked() == []
+
+
+def _break_state(world: World) -> None:
+    with sa.create_engine(f"sqlite:///{world.folder}/state.db").begin() as connection:
+        connection.exec_driver_sql(
+            "CREATE TRIGGER full BEFORE INSERT ON history BEGIN SELECT RAISE(ABORT, 'database or disk is full'); END"
+        )
+
+
+def _mend_state(world: World) -> None:
+    with sa.create_engine(f"sqlite:///{world.folder}/state.db").begin() as connection:
+        connection.exec_driver_sql("DROP TRIGGER full")
+
+
+def test_the_history_tells_every_effect_before_and_after(world: World) -> None:
+    world.live_through(32 * DAY, step=DAY / 2)
+
+    told = [entry.event for entry in world.store.history("ci")]
+    rotation = ["key.intended", "key.created", "key.checked", *["sink.offered", "sink.receipted"] * 2, "rotation.live"]
+    assert told == [*rotation, *rotation, "key.revoking", "api_key.revoked"]
+    assert world.store.broken_at() is None
+
+
+def test_no_secret_is_in_the_state_or_the_events(world: World) -> None:
+    world.live_through(32 * DAY, step=DAY / 2)
+
+    secrets = [world.neon.secret_of(key.id) for key in (*world.neon.keys(), *world.neon.revoked())]
+    state = b"".join(file.read_bytes() for file in world.folder.glob("state.db*"))
+    for secret in secrets:
+        assert secret.encode() not in state
+        assert all(secret not in repr(event) for event in world.events)
+    assert fingerprint(raw(world)).encode() in state
+
+
+BOUNDARIES = 32
+
+
+def test_a_rotation_has_as_many_boundaries_as_are_tried(world: World) -> None:
+    world.settle()
+    before = len(world.boundaries.passed)
+
+    world.live_through(31.5 * DAY, step=DAY / 2)
+
+    assert len(world.boundaries.passed) - before == BOUNDARIES
+
+
+@pytest.mark.parametrize("deadly", range(BOUNDARIES))
+def test_dying_at_any_boundary_of_a_rotation_breaks_no_consumer_and_loses_no_key(world: World, deadly: int) -> None:
+    world.settle()
+    world.push(days=29.5)
+    world.boundaries.watch = lambda name: _consumers_work(world, name)
+    world.boundaries.deadly = len(world.boundaries.passed) + deadly
+    with pytest.raises(Death):
+        world.live_through(2.5 * DAY, step=DAY / 2)
+    world.restart()
+    world.live_through(3600, step=600)
+    world.live_through(3 * DAY, step=DAY / 4)
+
+    (key,) = world.ours()
+    assert app(world) == raw(world) == world.neon.secret_of(key)
+    assert world.status("ci")["state"] == "ok"
+    assert world.store.broken_at() is None
+
+
+def _consumers_work(world: World, name: str) -> None:
+    assert world.works(app(world)), f"the first consumer fails {name}"
+    assert world.works(raw(world)), f"the second consumer fails {name}"
