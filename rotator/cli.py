@@ -28,7 +28,7 @@ COMMANDS = {
     "keys": ("keys", "List every key of the account."),
     "rotate": ("orders", "Order a rotation."),
     "revoke": ("orders", "Revoke one key now."),
-    "pause": ("orders", "Stop creating and revoking keys until resumed."),
+    "pause": ("orders", "Stop creating and revoking keys."),
     "resume": ("orders", "Undo pause."),
     "history": ("history", "Show what was done."),
     "sandbox": ("sandbox", "Run a local Neon key API to rehearse against."),
@@ -76,7 +76,7 @@ def main() -> None:
 
 def _status() -> int:
     try:
-        result = cli(standalone_mode=False)
+        result = cli(prog_name="rotator", standalone_mode=False)
     except click.exceptions.Exit as end:
         return end.exit_code
     except click.UsageError as error:

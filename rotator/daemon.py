@@ -174,7 +174,7 @@ class Service:
 
     def _send_notices(self) -> None:
         try:
-            self._assembly.notifier.send_waiting()
+            self._assembly.notifier.send_waiting(wait=False)
         except StateUnavailable as error:
             log.tell(Event("state.unavailable", str(error)))
 
@@ -205,11 +205,12 @@ class Service:
                 self._plan_anew()
             offset = now_offset
             self._wake_late()
-            if beat is not None and time.monotonic() - beaten >= beat and self._advances():
+            if beat is not None and time.monotonic() - beaten >= beat and self.alive():
                 notify("WATCHDOG=1")
                 beaten = time.monotonic()
 
-    def _advances(self) -> bool:
+    def alive(self) -> bool:
+        """Whether the scheduler still ends jobs: the look for orders comes every two seconds."""
         return time.monotonic() - self._pulse < 60
 
     def _plan_anew(self) -> None:

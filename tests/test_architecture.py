@@ -17,17 +17,17 @@ ROWS: tuple[tuple[str, ...], ...] = (
     ("schedule", "cadence", "standing", "transitions", "systemd", "lock", "log", "rate", "clock"),
     ("due", "revocation", "decide", "bookkeeping", "observe", "usage"),
     ("foresee", "status", "explain"),
-    ("sinks", "neon", "neon_wire", "neon_answers", "store"),
+    ("sinks", "neon", "neon_wire", "neon_answers", "store", "store_tables"),
     ("ports", "lists", "outside", "engine", "rounds", "notify"),
     ("config", "settings", "yaml_places", "contradictions", "config_faults", "config_schema"),
     ("assembly",),
-    ("glance", "oneshot", "daemon"),
+    ("glance", "oneshot", "daemon", "web"),
     ("commands", "demo"),
     ("cli",),
     ("__main__",),
 )
 RANK = {name: rank for rank, names in enumerate(ROWS) for name in names}
-ADAPTERS = {"sinks", "neon", "neon_wire", "neon_answers", "store"}
+ADAPTERS = {"sinks", "neon", "neon_wire", "neon_answers", "store", "store_tables"}
 PURE = {
     *("model", "words", "schedule", "standing", "transitions", "due", "revocation", "decide"),
     *("bookkeeping", "observe", "usage", "foresee", "status", "explain"),
@@ -38,13 +38,14 @@ IMPURE_LIBRARIES = {
 }
 HOMES = {
     "requests": {"neon_wire"},
-    "sqlalchemy": {"store"},
+    "sqlalchemy": {"store", "store_tables"},
     "apscheduler": {"daemon"},
     "structlog": {"log"},
     "yaml": {"yaml_places", "config_faults"},
     "cronsim": {"schedule", "cadence", "settings", "contradictions"},
     "click": {"cli", "commands", "demo"},
     "rich": {"commands", "demo"},
+    "prometheus_client": {"web"},
 }
 
 
@@ -96,7 +97,11 @@ def test_a_library_is_imported_where_it_lives() -> None:
 
 
 def test_adapters_do_not_know_each_other() -> None:
-    families = {"neon": {"neon", "neon_wire", "neon_answers", "rate", "clock"}, "sinks": {"sinks"}, "store": {"store"}}
+    families = {
+        "neon": {"neon", "neon_wire", "neon_answers", "rate", "clock"},
+        "sinks": {"sinks"},
+        "store": {"store", "store_tables"},
+    }
     for path in _files():
         if _home(path) in ADAPTERS:
             family = families[_home(path).split("_")[0]]

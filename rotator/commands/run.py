@@ -23,11 +23,20 @@ def run(config: Path) -> None:
     from rotator.daemon import Service
     from rotator.lock import ProcessLock
 
+    if loaded.listen is not None:
+        from rotator.web import Web
+
     with ProcessLock(state_path(loaded)) as lock:
         lock.acquire("run")
         log.setup()
         assembly = assemble(loaded, threading.Event())
+        service = Service(assembly, lambda: load_config(config))
+        web = Web(assembly, service.alive) if loaded.listen is not None else None
         try:
-            Service(assembly, lambda: load_config(config)).run()
+            if web is not None:
+                web.start()
+            service.run()
         finally:
+            if web is not None:
+                web.stop()
             assembly.close()

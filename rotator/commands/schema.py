@@ -11,8 +11,10 @@ from rotator.commands.common import print_json
 def schema() -> None:
     """Print the configuration's JSON Schema, for editors.
 
-    Save it beside the configuration and begin that with the line
-    "# yaml-language-server: $schema=./rotator.schema.json".
+    Save it beside the configuration, and let that begin with the line
+
+    \b
+        # yaml-language-server: $schema=./rotator.schema.json
     """
     from rotator.config import json_schema
 

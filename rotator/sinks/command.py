@@ -16,6 +16,8 @@ from collections.abc import Iterable
 from datetime import timedelta
 from pathlib import PurePath
 
+from pydantic import Field
+
 from rotator import fields
 from rotator.model import HandOff, Held, SinkRef
 from rotator.secret import Secret
@@ -28,8 +30,8 @@ class CommandSink:
     class Settings(fields.Settings):
         """What the configuration says of a command sink."""
 
-        run: Argv
-        timeout: TimeOut = timedelta(seconds=30)
+        run: Argv = Field(description="The program and its arguments; it gets the key on standard input.")
+        timeout: TimeOut = Field(default=timedelta(seconds=30), description="How long the program may take.")
 
     def __init__(self, name: str, settings: Settings) -> None:
         self.name = name

@@ -106,14 +106,20 @@ class FileSink:
     class Settings(fields.Settings):
         """What the configuration says of a file sink."""
 
-        path: Annotated[ConfigPath, AfterValidator(_path)]
-        format: Literal["raw", "dotenv", "json"] = "raw"
-        variable: str | None = Field(default=None, validate_default=True)
-        mode: Mode = "0600"
-        owner: Account | None = None
-        group: Account | None = None
-        after_write: Argv | None = None
-        timeout: TimeOut = timedelta(seconds=30)
+        path: Annotated[ConfigPath, AfterValidator(_path)] = Field(description="The file that receives the key.")
+        format: Literal["raw", "dotenv", "json"] = Field(
+            default="raw", description="raw: the key alone; dotenv or json: one entry of the file."
+        )
+        variable: str | None = Field(
+            default=None, validate_default=True, description="The entry that holds the key; only this one changes."
+        )
+        mode: Mode = Field(default="0600", description="The file's permissions, an octal number in quotes.")
+        owner: Account | None = Field(default=None, description="The file's owner; as it is if left out.")
+        group: Account | None = Field(default=None, description="The file's group; as it is if left out.")
+        after_write: Argv | None = Field(
+            default=None, description="A program to run after the file was written; it must end with status 0."
+        )
+        timeout: TimeOut = Field(default=timedelta(seconds=30), description="How long after_write may take.")
 
         @field_validator("variable")
         @classmethod

@@ -91,15 +91,19 @@ class WebhookSink:
     class Settings(fields.Settings):
         """What the configuration says of a webhook sink."""
 
-        url: Annotated[str, AfterValidator(_url), Field(json_schema_extra={"pattern": "^https?://"})]
+        url: Annotated[str, AfterValidator(_url), Field(json_schema_extra={"pattern": "^https?://"})] = Field(
+            description="Where the key is sent; http is only for a loopback host."
+        )
         signing_secret: Annotated[
             list[SecretRef],
             BeforeValidator(lambda value: value if isinstance(value, list) else [value]),
             Field(min_length=1),
             _OneOrMore(),
-        ]
-        receipt: Literal["status", "fingerprint"] = "status"
-        timeout: TimeOut = timedelta(seconds=15)
+        ] = Field(description="Where the secret is that signs the messages; a list while it is being replaced.")
+        receipt: Literal["status", "fingerprint"] = Field(
+            default="status", description="What confirms a hand-off: any 2xx, or an answer with the fingerprint."
+        )
+        timeout: TimeOut = Field(default=timedelta(seconds=15), description="How long the whole exchange may take.")
 
     def __init__(self, name: str, settings: Settings) -> None:
         self.name = name

@@ -1,0 +1,141 @@
+"""What the documentation says is true."""
+
+from __future__ import annotations
+
+import os
+import re
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import click
+import pytest
+import requests
+
+from rotator.cli import COMMANDS, cli
+from rotator.config import json_schema, load
+from rotator.sandbox import Sandbox
+from rotator.sandbox.faults import FORMS
+
+ROOT = Path(__file__).parent.parent
+README = (ROOT / "README.md").read_text()
+PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md")), ROOT / "benchmarks" / "README.md"]
+
+
+def blocks(text: str, language: str) -> list[str]:
+    """The fenced blocks of a language."""
+    found = re.findall(rf"^ *```{language}\n(.*?)^ *```", text, flags=re.MULTILINE | re.DOTALL)
+    return [re.sub(r"(?m)^ {3}", "", block) if block.startswith("   ") else block for block in found]
+
+
+@pytest.mark.parametrize("name", COMMANDS)
+def test_every_command_is_in_the_readme(name: str) -> None:
+    assert f"`rotator {name}" in README
+
+
+@pytest.mark.parametrize("name", COMMANDS)
+def test_the_overview_says_of_a_command_how_its_own_help_begins(name: str) -> None:
+    command = cli.get_command(click.Context(cli), name)
+    assert command is not None
+    assert " ".join((command.help or "").split()).startswith(COMMANDS[name][1].rstrip("."))
+
+
+def test_the_help_that_is_shown_is_the_real_one() -> None:
+    shown = README.split("$ rotator --help\n")[1].split("```")[0]
+    real = subprocess.run(
+        [sys.executable, "-c", "import sys; sys.argv[0] = 'rotator'; from rotator.cli import main; main()", "--help"],
+        env={**os.environ, "COLUMNS": "80"},
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    assert shown == real.stdout
+
+
+def keys_of(schema: dict[str, Any], definitions: dict[str, Any]) -> Iterator[str]:
+    for name, value in schema.get("properties", {}).items():
+        yield name
+        yield from keys_of(value, definitions)
+    for value in definitions.values():
+        yield from keys_of({"properties": value.get("properties", {})}, {})
+
+
+def test_every_key_of_the_configuration_is_in_its_reference_and_in_the_example() -> None:
+    schema = json_schema()
+    reference = (ROOT / "docs" / "configuration.md").read_text()
+    example = (ROOT / "config.example.yaml").read_text()
+    for key in set(keys_of(schema, schema["$defs"])):
+        assert re.search(rf"[`.{{ ]{key}[`:.]|## {key}|, {key}\\b", reference), key
+        assert re.search(rf"\b{key}:", example), key
+
+
+def test_the_configuration_in_the_readme_is_sound(tmp_path: Path) -> None:
+    (text,) = blocks(README, "yaml")
+    file = tmp_path / "config.yaml"
+    file.write_text(text)
+    assert list(load(file).policies) == ["myapp"]
+
+
+@pytest.fixture
+def rehearsal() -> Iterator[Sandbox]:
+    with Sandbox(keys=("napi_rehearsal",)) as neon:
+        yield neon
+
+
+def test_the_calls_to_the_sandbox_work_as_they_are_shown(rehearsal: Sandbox) -> None:
+    base = rehearsal.url.removesuffix("/api/v2")
+    commands = [line for line in "".join(blocks(README, "sh")).splitlines() if line.startswith("curl")]
+    assert len(commands) == 2
+    for command in commands:
+        here = command.replace("http://127.0.0.1:8788", base).replace("curl", "curl --silent --fail", 1)
+        subprocess.run(["sh", "-c", here], check=True, capture_output=True)
+    assert requests.get(f"{base}/_sandbox/faults", timeout=10).json()[0]["fault"] == "lost_answer"
+
+
+def test_neons_client_works_as_it_is_shown(rehearsal: Sandbox, capsys: pytest.CaptureFixture[str]) -> None:
+    (program,) = blocks(README, "python")
+    exec(compile(program.replace("http://127.0.0.1:8788/api/v2", rehearsal.url), "README.md", "exec"), {})
+    assert capsys.readouterr().out == "by hand\n"
+
+
+def test_the_two_commands_of_the_readme_are_what_all_checks_run() -> None:
+    script = (ROOT / ".ci" / "run").read_text()
+    for mark, word in (("demo", "rotator demo"), ("tests", "pytest")):
+        block = README.split(f"<!-- {mark} -->\n")[1].split("```\n")[0]
+        (command,) = block.removeprefix("```sh\n").splitlines()
+        assert command.startswith("python3 -m venv .venv && .venv/bin/pip install")
+        assert word in command
+        assert f"<!-- {mark} -->" in script
+
+
+def test_every_fault_of_the_sandbox_is_described() -> None:
+    page = (ROOT / "docs" / "sandbox.md").read_text()
+    for name in FORMS:
+        assert f"`{name}`" in page, name
+
+
+def test_every_event_that_is_sent_is_described() -> None:
+    page = (ROOT / "docs" / "sinks.md").read_text()
+    sent = {
+        "rotation.live",
+        "rotation.failed",
+        "revocation.held",
+        "revocation.overdue",
+        "api_key.revoked",
+        "api_key.unused",
+        "api_key.used_again",
+        "api_key.missing",
+        "sink.drifted",
+        "management_key.refused",
+        "order.lapsed",
+    }
+    for name in sent:
+        assert f"`{name}`" in page
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: str(page.relative_to(ROOT)))
+def test_links_lead_somewhere(page: Path) -> None:
+    for target in re.findall(r"\]\(([^)#]+)\)", page.read_text()):
+        assert target.startswith("https://") or (page.parent / target).exists(), target
