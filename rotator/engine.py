@@ -87,9 +87,16 @@ class Engine:
             self.outside.remember(record)
 
     def configure(self, setup: Setup) -> None:
-        """Act on this from now on. Hand-offs that wait are tried at once."""
-        self.outside.setup = setup
-        self._rename()
+        """Act on this from now on. Hand-offs that wait are tried at once.
+
+        Raises StateUnavailable; then policies could not get their new names, and all stays as it was.
+        """
+        before, self.outside.setup = self.setup, setup
+        try:
+            self._rename()
+        except StateUnavailable:
+            self.outside.setup = before
+            raise
         self.outside.lists.renew()
         names = [name for name in self._state.records() if name in setup.policies]
         for record in self._state.change_many(self._clock.now(), dict.fromkeys(names, _retry_now)).values():

@@ -37,7 +37,7 @@ def observe(policy: Policy, record: Record, keys: Keys) -> Change | None:
         if trouble.sink.target not in record.drifted and current is not None:
             events.append(_event("sink.drifted", trouble.why, record, current))
     changed = replace(record, generations=tuple(generations), drifted=drifted)
-    return Change(changed, tuple(events)) if changed != record or events else None
+    return Change(changed, tuple(events)) if changed != record else None
 
 
 def _seen(generation: Generation, keys: Keys) -> Generation:
@@ -107,9 +107,10 @@ def judge(
     `vouched` whether `GET /auth` has just succeeded.
     """
     if own is not None and own not in listing.keys:
-        return replace(listing, doubt="Neon's list lacks the management key itself, so it is not believed"), before
+        doubt = "Neon's list lacks the management key itself, so it is not believed"
+        return replace(listing, doubt=doubt), Judgement()
     if listing.account == PERSONAL and not listing.keys:
-        return replace(listing, doubt="Neon's list is empty, so it is not believed"), before
+        return replace(listing, doubt="Neon's list is empty, so it is not believed"), Judgement()
     lacked = frozenset(known - listing.keys.keys())
     several = len(lacked) > 1 and len(lacked) * 10 > len(known)
     if not lacked or not (several or len(lacked) == len(known)):
@@ -136,7 +137,8 @@ def own_keys(
 
     `configured` is `neon.api_key_id`, `fingerprints` those of the policies' keys by id, as far as they are
     known, `fingerprint` the management key's, `uses` when our last calls began and ended. Only where no
-    id is known is a key taken for ours by the times of its use, and never one with another fingerprint.
+    id is known is a key taken for ours by the times of its use, and never one with another fingerprint. A
+    list is a call of ours too: a use that it shows from its own time on may be its own, however many followed.
     """
     for key_id, known in fingerprints.items():
         if known == fingerprint:
@@ -150,5 +152,9 @@ def own_keys(
         for key in listing.keys.values()
         if key.id not in fingerprints
         and key.last_used_at is not None
-        and any(start <= key.last_used_at <= end for start, end in spans)
+        and _may_be_ours(key.last_used_at, listing, spans)
     }
+
+
+def _may_be_ours(used: datetime, listing: KeyList, spans: Iterable[tuple[datetime, datetime]]) -> bool:
+    return used >= listing.requested_at - WHOLE_SECOND or any(start <= used <= end for start, end in spans)

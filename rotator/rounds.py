@@ -55,7 +55,9 @@ class Rounds:
             self._tell(Event("list.unreadable", f"the keys of {account} cannot be listed: {error}"))
             if isinstance(error, KeyRefused) and not self._refused:
                 self._refused = True
-                self._state.tell([Event("management_key.refused", str(error), notify=True)], self._clock.now())
+                refused = Event("management_key.refused", str(error), notify=True)
+                self._state.tell([refused], self._clock.now())
+                self._tell(refused)
         else:
             self._refused = False
 

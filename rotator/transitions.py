@@ -465,14 +465,10 @@ def retry_now(record: Record) -> Record:
         record,
         failure=replace(record.failure, retry_at=None) if record.failure else None,
         generations=tuple(
-            replace(g, offers={t: replace(o, retry_at=None) for t, o in g.offers.items()}) if _waits(g) else g
+            replace(g, offers={target: replace(offered, retry_at=None) for target, offered in g.offers.items()})
             for g in record.generations
         ),
     )
-
-
-def _waits(generation: Generation) -> bool:
-    return any(offered.retry_at is not None for offered in generation.offers.values())
 
 
 # Parts

@@ -14,6 +14,8 @@ from collections.abc import Sequence
 from dataclasses import replace
 from datetime import timedelta
 
+from builders import APP, CI, DAY, HOUR, MINUTE, NAME, NOW, ORG, PERSONAL, SECOND, VAULT, a_foreign
+
 from rotator import transitions
 from rotator.bookkeeping import bookkeeping
 from rotator.decide import next_step
@@ -36,10 +38,10 @@ from rotator.model import (
 from rotator.observe import Judgement, judge, observe
 from rotator.standing import find, live, older, unfinished
 from rotator.transitions import Change, SinkFailure
-from tests.builders import APP, CI, DAY, HOUR, MINUTE, NAME, NOW, ORG, PERSONAL, SECOND, VAULT, a_foreign
 
 POLL = 5 * MINUTE
 MOST_STEPS = 60
+TO_ADOPT = a_foreign(3, "made-by-hand")
 FOREIGN = (a_foreign(1), a_foreign(2, f"{NAME}-20200101T000000Z-aaaaaa"))
 
 
@@ -52,7 +54,7 @@ class World:
         self.now = NOW
         self.next_poll = NOW
         self.record = Record(policy=NAME, next_generation=2)
-        self.neon: dict[str, dict[int, Key]] = {"personal": {k.id: k for k in FOREIGN}, "org-a": {}}
+        self.neon: dict[str, dict[int, Key]] = {"personal": {k.id: k for k in (*FOREIGN, TO_ADOPT)}, "org-a": {}}
         self.made: set[int] = set()
         self.dead_by_others: set[int] = set()
         self.late: list[tuple[str, Key]] = []
@@ -90,6 +92,7 @@ class World:
             step = next_step(self.policy, self.record, keys, self.now)
             assert step.until is None or step.until > self.now, step
             if step.do in (Do.WAIT, Do.REFUSE):
+                assert "another secret" not in step.why, "nobody else writes the file"
                 self.step = step
                 return step
             self.story.append(f"{self.now:%d %H:%M:%S} {step.do} {step.key_id or ''}: {step.why}")
@@ -148,6 +151,8 @@ class World:
             self.commit(transitions.go_live(self.record, key_id, step.why, self.now))
             self.in_hand.discard(key_id)
         else:
+            if step.do is Do.ADOPT:
+                self.made.add(key_id)
             self.commit(bookkeeping(self.policy, keys, step, self.now)(self.record))
             if step.do in (Do.ABANDON, Do.FORGET):
                 self.in_hand.discard(key_id)
@@ -340,6 +345,8 @@ class World:
             if self.is_quiet():
                 return
             if step.do is Do.REFUSE and not self.record.orders:
+                reasons = ("older keys", "410", "cannot be adopted")
+                assert any(reason in step.why for reason in reasons), f"nobody need be asked: {step.why}"
                 self.order(Order(0, OrderKind.ROTATE, self.now, NAME))
             elif "run: rotator revoke" in step.why and not self.record.orders:
                 self.order(Order(0, OrderKind.REVOKE, self.now, NAME, key_id=step.key_id))
@@ -356,6 +363,6 @@ class World:
         return left == {current.key_id} == holds and self.record.rotation is None and not self.record.orders
 
 
-def a_world(troubles: Sequence[int], *deliver_to: SinkRef, grace: timedelta = HOUR) -> World:
+def a_world(troubles: Sequence[int], *deliver_to: SinkRef, adopt: int | None = None) -> World:
     """A policy that rotates every week, to a file and a webhook unless sinks are given."""
-    return World(troubles, Policy(NAME, Every(7 * DAY), deliver_to or (APP, CI), grace_period=grace))
+    return World(troubles, Policy(NAME, Every(7 * DAY), deliver_to or (APP, CI), grace_period=HOUR, adopt=adopt))

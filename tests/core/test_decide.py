@@ -6,11 +6,7 @@ from datetime import time
 from typing import Any
 
 import pytest
-
-from rotator.decide import next_step
-from rotator.model import Absence, Check, Condemned, Do, Held, Keys, Offer, Policy, Record, SinkRef, Window
-from rotator.standing import INSTANT
-from tests.builders import (
+from builders import (
     APP,
     CI,
     DAY,
@@ -45,6 +41,10 @@ from tests.builders import (
     table,
     unread,
 )
+
+from rotator.decide import next_step
+from rotator.model import Absence, Check, Condemned, Do, Held, Keys, Offer, Policy, Record, SinkRef, Window
+from rotator.standing import INSTANT
 
 LIVE = a_record(a_live(6))
 MISSING = Absence(2, NOW - MINUTE, NOW)
@@ -127,6 +127,11 @@ CREATED = a_foreign(107, named(7), created_at=NOW - MINUTE)
         keys=seen(LIVE, age=MINUTE),
     ),
     row(
+        "a list from the very moment after the call tells",
+        Do.CLOSE_INTENT,
+        record=a_record(a_live(6), intent=an_intent(7, ended_at=NOW - INSTANT)),
+    ),
+    row(
         "while the clock is behind the end of the call no list can tell, and none is asked for",
         Do.WAIT,
         "a list asked for after 2026-11-23 12:00:09 UTC will tell",
@@ -141,6 +146,7 @@ CREATED = a_foreign(107, named(7), created_at=NOW - MINUTE)
         record=OPEN,
         keys=seen(LIVE, doubt="it lacks several"),
         at_poll=True,
+        coming=Do.MINT,
     ),
     row(
         "a list that is not believed tells that the key is there",
@@ -348,7 +354,7 @@ HELD_KEYS = seen(IN_HAND, in_hand=frozenset({107}))
     row(
         "revoke: taken up at once",
         Do.OBEY,
-        "an operator ordered a revocation",
+        why="an operator ordered a revocation",
         record=a_record(a_live(6), orders=(a_revoke_order(106, 4),)),
         order=4,
         key_id=106,
@@ -362,7 +368,7 @@ HELD_KEYS = seen(IN_HAND, in_hand=frozenset({107}))
     row(
         "rotate: given during a rotation it joins it",
         Do.OBEY,
-        "one is under way: they are one",
+        why="an operator ordered a rotation, and one is under way: they are one",
         record=a_record(a_live(6), a_generation(7, recorded_at=NOW), orders=(an_order(5),)),
         keys=HELD_KEYS,
         order=5,
@@ -383,7 +389,7 @@ HELD_KEYS = seen(IN_HAND, in_hand=frozenset({107}))
     row(
         "leaked, now: every key is condemned before a new one is made",
         Do.OBEY,
-        "every key of the policy to be revoked before a new one is made",
+        why="an operator ordered every key of the policy to be revoked before a new one is made",
         record=a_record(a_live(6), orders=(an_order(6, leaked=True, now=True),)),
         order=6,
     ),
@@ -487,7 +493,7 @@ def hand_off(
     hand_off(
         "the first sink of deliver_to comes first",
         Do.DELIVER,
-        f"sink ci has no receipt of {named(7)} yet",
+        why=f"sink ci has no receipt of {named(7)} yet",
         record=handing(),
         sink="ci",
         key_id=107,
@@ -557,7 +563,7 @@ def hand_off(
     hand_off(
         "an offer that was not answered yet is made again",
         Do.DELIVER,
-        f"sink ci has no receipt of {named(7)} yet",
+        why=f"sink ci has no receipt of {named(7)} yet",
         record=handing(offers={CI.target: Offer(NOW - MINUTE)}),
     ),
     hand_off(
@@ -717,6 +723,7 @@ def hand_off(
         "is gone from Neon before it went live",
         record=handing(offers={CI.target: FAILED}, absence=MISSING),
         gone=True,
+        key_id=107,
     ),
     hand_off(
         "one that an operator condemned is handed to nobody",

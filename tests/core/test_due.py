@@ -4,10 +4,7 @@ from __future__ import annotations
 
 from datetime import time
 
-from rotator.due import mint_step
-from rotator.model import Absence, Cron, Do, Every, Held, Offer, OnMissing, SinkRef, Window
-from rotator.schedule import share
-from tests.builders import (
+from builders import (
     APP,
     CI,
     DAY,
@@ -40,6 +37,10 @@ from tests.builders import (
     table,
     unread,
 )
+
+from rotator.due import mint_step
+from rotator.model import Absence, Cron, Do, Every, Held, Offer, OnMissing, SinkRef, Window
+from rotator.schedule import share
 
 MONDAY_13 = Window(frozenset({0}), time(13), time(16), "UTC")
 OLD_ENOUGH = {"created_at": NOW - 30 * DAY}
@@ -210,7 +211,7 @@ FIVE = [an_orphan(n, CI) for n in range(1, 6)]
     row(
         "an order",
         Do.MINT,
-        "an operator ordered a rotation",
+        why="an operator ordered a rotation",
         record=a_record(a_live(6), orders=ORDERED),
     ),
     row(
@@ -322,6 +323,26 @@ def test_due(situation: Situation) -> None:
         record=a_record(a_live(6, absence=MISSING), rotation=a_rotation()),
     ),
     row(
+        "nor does one that is due by the calendar and missing",
+        Do.MINT,
+        policy=a_policy(window=MONDAY_13),
+        record=a_record(a_live(6, **OLD_ENOUGH, absence=MISSING)),
+    ),
+    row(
+        "nor one whose scope changed and that is missing",
+        Do.MINT,
+        policy=a_policy(window=MONDAY_13, scope=ORG),
+        record=a_record(a_live(6, absence=MISSING)),
+        keys=seen(a_record(a_live(6)), accounts=["personal", "org-a"]),
+    ),
+    row(
+        "nor one that a file lost and that is missing",
+        Do.MINT,
+        policy=a_policy(APP, window=MONDAY_13),
+        record=a_record(a_live(6, APP, absence=MISSING)),
+        keys=seen(a_record(a_live(6, APP)), contents={APP.target: Held.NOTHING}),
+    ),
+    row(
         "a missing live key that is due by the calendar, or lacks a receipt, does not",
         Do.MINT,
         policy=a_policy(CI, VAULT, window=MONDAY_13),
@@ -363,6 +384,16 @@ HINDERED = held(HELD_WHY)
         f"the old key {named(5)}",
         record=a_record(
             a_retiring(4, since=NOW - 3 * DAY), a_retiring(5, since=NOW - 2 * DAY), a_live(6, **OLD_ENOUGH)
+        ),
+        decide=mint_step,
+        until=NOW + 6 * DAY,
+    ),
+    row(
+        "two old keys that may take equally long",
+        Do.WAIT,
+        f"the old key {named(4)}",
+        record=a_record(
+            a_retiring(4, since=NOW - 2 * DAY), a_retiring(5, since=NOW - 2 * DAY), a_live(6, **OLD_ENOUGH)
         ),
         decide=mint_step,
         until=NOW + 6 * DAY,
@@ -754,6 +785,15 @@ DRIFT = seen(a_record(a_live(6, APP)), contents={APP.target: "sha256:foreign"})
         "key 7 cannot be adopted",
         policy=a_policy(adopt=7),
         record=a_record(),
+    ),
+    row(
+        "a key is to be adopted first",
+        Do.WAIT,
+        policy=a_policy(adopt=7),
+        record=a_record(),
+        decide=mint_step,
+        why="key 7 is to be adopted first",
+        coming=Do.MINT,
     ),
     row(
         "an order makes a key although one is to be adopted",

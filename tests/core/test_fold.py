@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import pytest
+from builders import APP, CI, DAY, VAULT
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from tests.builders import APP, CI, DAY, VAULT
-from tests.core.fold import World, a_world
+from .fold import TO_ADOPT, World, a_world
 
 LONGEST = 25 * DAY
 
@@ -43,6 +43,12 @@ def test_every_story_ends_well(troubles: list[int], turns: int) -> None:
 )
 def test_every_story_with_three_sinks_ends_well(troubles: list[int], sinks: list[object], turns: int) -> None:
     run(troubles, turns, a_world(troubles, *sinks))  # type: ignore[arg-type]
+
+
+@settings(max_examples=100, deadline=None, suppress_health_check=[HealthCheck.too_slow])
+@given(troubles=st.lists(st.integers(0, 15), max_size=60), turns=st.integers(1, 25))
+def test_every_story_of_an_adopted_key_ends_well(troubles: list[int], turns: int) -> None:
+    run(troubles, turns, a_world(troubles, adopt=TO_ADOPT.id))
 
 
 @pytest.mark.parametrize("first", range(9))

@@ -6,25 +6,7 @@ from datetime import datetime, time, timedelta
 from typing import Any
 
 import pytest
-
-from rotator.decide import last_step
-from rotator.model import (
-    Absence,
-    Check,
-    Condemned,
-    Do,
-    Generation,
-    Held,
-    Keys,
-    Policy,
-    Record,
-    SinkRef,
-    Step,
-    Then,
-    Window,
-)
-from rotator.standing import INSTANT, quiet_period
-from tests.builders import (
+from builders import (
     APP,
     CI,
     DAY,
@@ -60,6 +42,24 @@ from tests.builders import (
     unread,
 )
 
+from rotator.decide import last_step
+from rotator.model import (
+    Absence,
+    Check,
+    Condemned,
+    Do,
+    Generation,
+    Held,
+    Keys,
+    Policy,
+    Record,
+    SinkRef,
+    Step,
+    Then,
+    Window,
+)
+from rotator.standing import INSTANT, quiet_period
+
 OLD = 105  # the key of generation 5
 PAIR = a_record(a_retiring(5), a_live(6))
 DAY_SHIFT = Window(frozenset(range(7)), time(13), time(16), "UTC")
@@ -74,9 +74,8 @@ def used(ago: timedelta, *addresses: str) -> dict[str, Any]:
     row(
         "a retiring key goes when its grace has passed and nothing speaks against it",
         Do.REVOKE,
-        "a later key is live",
-        "the grace period ended at 2026-11-22 12:00:00 UTC",
-        "no use of it by others is known",
+        why="a later key is live, the grace period ended at 2026-11-22 12:00:00 UTC, "
+        "and no use of it by others is known",
         record=PAIR,
         key_id=OLD,
     ),
@@ -766,6 +765,8 @@ def test_held(situation: Situation) -> None:
         policy=a_policy(paused=True),
         record=PAIR,
         at_poll=True,
+        coming=Do.REVOKE,
+        key_id=OLD,
     ),
     row(
         "a policy that an operator paused revokes nothing, not even by order",
@@ -872,7 +873,7 @@ def test_orphans(situation: Situation) -> None:
     row(
         "revoke: a retiring key goes although it is in its grace and in use",
         Do.REVOKE,
-        "an operator ordered its revocation",
+        why="an operator ordered its revocation",
         record=a_record(a_retiring(5, since=NOW, **used(SECOND), condemned=Condemned.NOW), a_live(6)),
         key_id=OLD,
     ),
@@ -1092,6 +1093,12 @@ def abandoned(policy: Policy, record: Record, keys: Keys, now: datetime) -> Step
         record=a_record(a_live(5), a_generation(6)),
         decide=abandoned,
         key_id=106,
+    ),
+    row(
+        "an order to rotate does not join a key that was on its way",
+        Do.ABANDON,
+        record=a_record(a_live(5), a_generation(6), orders=(an_order(),)),
+        decide=abandoned,
     ),
     row(
         "an order to revoke is taken up",
