@@ -338,13 +338,16 @@ class FileSink:
     def _give(self, file: int, owner: int, group: int) -> None:
         """Set the owner, the group and the mode of a file that is still empty."""
         try:
+            os.fchmod(file, int(self.settings.mode, 8))  # first, while it is our own file
             os.fchown(file, owner, group)
-            os.fchmod(file, int(self.settings.mode, 8))
-        except PermissionError:
-            # Going on would take the file away from who reads it now.
+        except OSError as error:
+            if error.errno not in (errno.EPERM, errno.EACCES, errno.EINVAL):
+                raise
+            # Going on would take the file away from who reads it now. EINVAL: a namespace that lacks that user.
             raise NeedsPerson(
                 f"this process may not make {self.path} belong to user {owner} and group {group}",
-                "run it with CAP_CHOWN, or set `owner` and `group` to whom the file may belong",
+                "run it with CAP_CHOWN where that user and group are known (PrivateUsers=no under systemd), or set `owner` "
+                "and `group` to whom the file may belong",
             ) from None
 
     def _try_to_write(self, folder: int, found: _Found | None) -> None:
