@@ -19,6 +19,7 @@ from datetime import datetime
 
 from rotator.due import mint_step
 from rotator.model import (
+    CHECK_AGAIN_AFTER,
     ORDER_LAPSES_AFTER,
     SEEN_ALIVE_MAX_AGE,
     Check,
@@ -180,10 +181,21 @@ def _hand_off(policy: Policy, record: Record, keys: Keys, now: datetime) -> Iter
         yield Step(Do.VERIFY, f"{name} is new: does Neon accept it?", key_id=key_id)
     elif was_refused(generation):
         yield Step(Do.ABANDON, f"Neon refused {name} although it had just created it", key_id=key_id)
+    elif policy.management_key and generation.check is not Check.PASSED:
+        yield _check_again(generation, now)
     elif missing := lacking(policy, generation):
         yield _deliver(policy, record, generation, missing[0], keys, now)
     else:
         yield Step(Do.GO_LIVE, f"every sink has receipted {name}", key_id=key_id)
+
+
+def _check_again(generation: Generation, now: datetime) -> Step:
+    """The management key's successor replaces the only key that could mend a mistake, so it must have been accepted."""
+    again = (generation.checked_at or now) + CHECK_AGAIN_AFTER
+    why = f"{generation.name} is to be the management key, and Neon has not accepted it yet"
+    if now < again:
+        return Step(Do.WAIT, why, until=again, coming=Do.DELIVER, key_id=generation.key_id)
+    return Step(Do.VERIFY, why, key_id=generation.key_id)
 
 
 def _deliver(policy: Policy, record: Record, generation: Generation, sink: SinkRef, keys: Keys, now: datetime) -> Step:

@@ -131,12 +131,25 @@ def _state_was_lost(policy: Policy, record: Record, keys: Seen, now: datetime, r
         return _waiting(None, f"the policy has no live key, but {listing.doubt}")
     found = named_like(policy.name, listing.keys.values())
     if not found:
-        return None
+        return _management_key_unadopted(policy, keys)
     named = listed(f"{key.name} (id {key.id})" for key in found)
     return Step(
         Do.REFUSE,
         f"nothing is remembered of this policy, but Neon has {named}: was the state lost? Set adopt: {found[-1].id} "
         f"to take that key over, or run: rotator rotate {policy.name} to start anew",
+    )
+
+
+def _management_key_unadopted(policy: Policy, keys: Seen) -> Step | None:
+    if not policy.management_key:
+        return None
+    own = sorted(keys.own)
+    known = f"adopt: {own[0]}" if len(own) == 1 else "adopt: ID, with the id of the key in neon.api_key"
+    return Step(
+        Do.REFUSE,
+        f"this policy is to rotate the management key; set {known} and neon.api_key_id to the same id, so that the key "
+        f"in use is replaced when it is due and revoked when its successor works; or run: rotator rotate {policy.name} "
+        "to create a successor now and leave the old key alone",
     )
 
 

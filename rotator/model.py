@@ -17,6 +17,7 @@ DOCUMENT_VERSION = 1
 MAX_OLDER_KEYS = 5
 LIST_MAX_AGE = timedelta(seconds=30)
 SEEN_ALIVE_MAX_AGE = timedelta(minutes=1)
+CHECK_AGAIN_AFTER = timedelta(seconds=15)
 CLOSED_NAME_KEPT = timedelta(days=30)
 ORDER_LAPSES_AFTER = timedelta(hours=1)
 PERSONAL = "personal"
@@ -174,7 +175,8 @@ class Keys:
     this turn, each with why; `since` when this run of the program began; `in_hand` the ids of keys whose
     secret this process holds; `contents` what sinks that read back hold, by target: a fingerprint or a
     `Held`; `own` the ids of keys that may be the one this process authenticates with, each with how that
-    is known; `owners` which other policy owns a key; `distrust` why the clock is not to be trusted, or empty.
+    is known; `usage_lag` how far `last_used_at` lags behind at the least, as far as that can be measured;
+    `owners` which other policy owns a key; `distrust` why the clock is not to be trusted, or empty.
     """
 
     lists: Mapping[str, KeyList] = field(default_factory=dict)
@@ -183,6 +185,7 @@ class Keys:
     in_hand: frozenset[int] = frozenset()
     contents: Mapping[str, str] = field(default_factory=dict)
     own: Mapping[int, str] = field(default_factory=dict)
+    usage_lag: timedelta = timedelta(0)
     owners: Mapping[int, str] = field(default_factory=dict)
     distrust: str = ""
 

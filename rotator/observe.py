@@ -17,6 +17,7 @@ from rotator.standing import WHOLE_SECOND, file_troubles, foreign_use, gone_from
 from rotator.transitions import Change
 
 _POLLS_BEFORE_BELIEF = 3
+_BY_COINCIDENCE = "it was used when this program made its own calls; neon.api_key_id would tell for certain"
 
 
 def observe(policy: Policy, record: Record, keys: Keys) -> Change | None:
@@ -47,7 +48,7 @@ def _seen(generation: Generation, keys: Keys) -> Generation:
     key = listing.keys.get(generation.key_id)
     if key is None:
         return _absent(generation, listing)
-    changed = _used(generation, key, keys.since)
+    changed = _used(generation, key, keys)
     if changed.absence is not None:
         changed = replace(changed, absence=None, missing_reported=False)
     unfinished = not changed.live_since and not changed.orphan
@@ -68,10 +69,14 @@ def _absent(generation: Generation, listing: KeyList) -> Generation:
     return replace(generation, absence=Absence(before.polls + 1, before.since, listing.requested_at))
 
 
-def _used(generation: Generation, key: Key, since: datetime | None) -> Generation:
-    known, used = generation.last_used_at, key.last_used_at
+def _used(generation: Generation, key: Key, keys: Keys) -> Generation:
+    known, used, since = generation.last_used_at, key.last_used_at, keys.since
     if used is None or (known is not None and used <= known):
         return generation
+    if keys.own.get(key.id, _BY_COINCIDENCE) != _BY_COINCIDENCE:
+        # The list itself is a use of the key that it was asked for with. A key that is taken for ours only because
+        # somebody used it at that moment must stay in use: this very use may be the one that holds it.
+        return replace(generation, last_used_at=used, last_used_from=key.last_used_from, checked_at=used)
     gap = generation.longest_gap
     before = foreign_use(generation)  # from our own check of the new key to its first use is no gap
     if before is not None and since is not None and before >= since:
@@ -147,7 +152,7 @@ def own_keys(
         return {configured: "neon.api_key_id says so"}
     spans = [(start - WHOLE_SECOND, end + WHOLE_SECOND) for start, end in uses]
     return {
-        key.id: "it was used when this program made its own calls; neon.api_key_id would tell for certain"
+        key.id: _BY_COINCIDENCE
         for listing in lists
         for key in listing.keys.values()
         if key.id not in fingerprints

@@ -8,9 +8,10 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Mapping, Set
-from datetime import datetime
+from datetime import datetime, timedelta
 
 from rotator.errors import NeedsPerson, RotatorError
+from rotator.lag import Unseen, follow, lag_of
 from rotator.lists import Lists
 from rotator.model import Held, KeyList, Keys, Policy, Record
 from rotator.observe import own_keys
@@ -23,10 +24,13 @@ class Outside:
     def __init__(self, setup: Setup, state: State, clock: Clock) -> None:
         self.setup = setup
         self.since: datetime | None = None
+        self.usage_lag = timedelta(0)
         self._state = state
         self._clock = clock
         self._index: dict[str, tuple[tuple[str, int], ...]] = {}
         self._fingerprints: dict[str, dict[int, str]] = {}
+        self._unseen = Unseen()
+        self._measured: int | None = None
         self._guard = threading.Lock()
         self.lists = Lists(self._read, self._known, self._own_id, self._vouch)
 
@@ -42,6 +46,7 @@ class Outside:
             in_hand=frozenset(in_hand),
             contents=contents_of(setup, policy),
             own=self.own(lists),
+            usage_lag=self.usage_lag,
             owners=self._owners(policy.name),
             distrust=self._clock.distrust,
         )
@@ -65,7 +70,22 @@ class Outside:
         return own_keys(self.setup.api_key_id, known, fingerprint, self.setup.provider.own_uses, lists.values())
 
     def _read(self, account: str) -> KeyList:
-        return self.setup.provider.list_keys(account)
+        calls = self.setup.provider.own_uses
+        listing = self.setup.provider.list_keys(account)
+        self._measure_lag(listing, [end for _, end in calls])
+        return listing
+
+    def _measure_lag(self, listing: KeyList, calls: list[datetime]) -> None:
+        own = list(self.own({}))
+        if len(own) != 1 or own[0] not in listing.keys:
+            return
+        with self._guard:
+            if own[0] != self._measured:  # another key is in use now
+                self._measured, self._unseen = own[0], Unseen()
+                calls = calls[-1:]
+            shown = listing.keys[own[0]].last_used_at
+            self._unseen = follow(self._unseen, calls, shown, listing.requested_at)
+            self.usage_lag = lag_of(self._unseen, listing.requested_at)
 
     def _known(self, account: str) -> Set[int]:
         with self._guard:

@@ -189,14 +189,25 @@ def _is_not_ours_to_revoke(case: _Case) -> _Hindrance | None:
     return _Hindrance(why) if why else None
 
 
+def _use_cannot_be_known(case: _Case) -> _Hindrance | None:
+    quiet, lag = quiet_period(case.policy, case.generation), case.keys.usage_lag
+    if lag <= quiet or not quiet or _use_is_overridden(case):
+        return None
+    return _Hindrance(
+        f"whether it is still used is not known, as Neon's last_used_at cannot be trusted: it does not show what this "
+        f"program did itself {span(lag)} before"
+    )
+
+
 def _still_used(case: _Case) -> _Hindrance | None:
     generation, used = case.generation, foreign_use(case.generation)
     quiet = quiet_period(case.policy, generation)
-    if used is None or not quiet or case.now >= used + quiet or _use_is_overridden(case):
+    silent_until = case.now - case.keys.usage_lag  # later uses may not show yet
+    if used is None or not quiet or silent_until >= used + quiet or _use_is_overridden(case):
         return None
     where = f" from {listed(generation.last_used_from)}" if generation.last_used_from else ""
     why = f"it was used at {when(used)}{where}; it is revoked when it has not been used for {span(quiet)}"
-    return _Hindrance(why, until=used + quiet)
+    return _Hindrance(why, until=used + quiet + case.keys.usage_lag)
 
 
 def _new_key_unused(case: _Case) -> _Hindrance | None:
@@ -216,6 +227,7 @@ _HINDRANCES: tuple[Callable[[_Case], _Hindrance | None], ...] = (
     _a_sink_lacks_the_live_key,
     _a_file_lacks_the_live_key,
     _is_not_ours_to_revoke,
+    _use_cannot_be_known,
     _still_used,
     _new_key_unused,
 )

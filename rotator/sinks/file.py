@@ -346,8 +346,8 @@ class FileSink:
             # Going on would take the file away from who reads it now. EINVAL: a namespace that lacks that user.
             raise NeedsPerson(
                 f"this process may not make {self.path} belong to user {owner} and group {group}",
-                "run it with CAP_CHOWN where that user and group are known (PrivateUsers=no under systemd), or set `owner` "
-                "and `group` to whom the file may belong",
+                "run it with CAP_CHOWN where that user and group are known (PrivateUsers=no under systemd), or set "
+                "`owner` and `group` to whom the file may belong",
             ) from None
 
     def _try_to_write(self, folder: int, found: _Found | None) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from datetime import time
 from typing import Any
 
@@ -489,6 +490,27 @@ def hand_off(
         "a check that ended in doubt does not stop the hand-off",
         Do.DELIVER,
         record=handing(check=Check.INCONCLUSIVE),
+    ),
+    hand_off(
+        "the management key's successor is handed over only when Neon has accepted it",
+        Do.WAIT,
+        "is to be the management key, and Neon has not accepted it yet",
+        policy=replace(TWO, management_key=True),
+        record=handing(check=Check.INCONCLUSIVE, checked_at=NOW - SECOND),
+        until=NOW + 14 * SECOND,
+    ),
+    hand_off(
+        "until then it is checked again and again",
+        Do.VERIFY,
+        policy=replace(TWO, management_key=True),
+        record=handing(check=Check.INCONCLUSIVE, checked_at=NOW - 15 * SECOND),
+        key_id=107,
+    ),
+    hand_off(
+        "and once it has, it is handed over",
+        Do.DELIVER,
+        policy=replace(TWO, management_key=True),
+        record=handing(check=Check.PASSED, checked_at=NOW - SECOND),
     ),
     hand_off(
         "the first sink of deliver_to comes first",

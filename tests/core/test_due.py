@@ -576,6 +576,28 @@ VIRGIN = a_record()
         key_id=7,
     ),
     row(
+        "a policy of the management key: nothing is made before the key in use is known",
+        Do.REFUSE,
+        "set adopt: 9 and neon.api_key_id to the same id",
+        "run: rotator rotate ci",
+        policy=a_policy(management_key=True),
+        keys=seen(VIRGIN, own={9: "it was used when this program made its own calls"}),
+        at_poll=True,
+    ),
+    row(
+        "a policy of the management key, where several may be it",
+        Do.REFUSE,
+        "set adopt: ID, with the id of the key in neon.api_key",
+        policy=a_policy(management_key=True),
+        keys=seen(VIRGIN, own={8: "so", 9: "or so"}),
+    ),
+    row(
+        "a policy of the management key that an operator orders to begin",
+        Do.MINT,
+        policy=a_policy(management_key=True),
+        record=a_record(orders=ORDERED),
+    ),
+    row(
         "a record from which every key is gone is not empty",
         Do.MINT,
         record=a_record(next_generation=2),

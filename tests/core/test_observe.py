@@ -22,13 +22,15 @@ from builders import (
     a_policy,
     a_record,
     a_retiring,
+    an_adopted,
     an_orphan,
     asked,
     named,
     seen,
 )
 
-from rotator.model import Absence, Event, Generation, Held, KeyList, Keys, SinkRef
+from rotator.decide import next_step
+from rotator.model import Absence, Do, Event, Generation, Held, KeyList, Keys, SinkRef
 from rotator.observe import Judgement, judge, observe, own_keys
 from rotator.standing import find
 
@@ -103,6 +105,40 @@ USED = {"last_used_at": NOW - HOUR, "last_used_from": ("198.51.100.1",)}
 def test_uses(before: Generation, keys: Keys, last: datetime, address: str, gap: timedelta | None) -> None:
     known = after(before, keys)
     assert (known.last_used_at, known.last_used_from, known.longest_gap) == (last, (address,), gap)
+
+
+CERTAIN = {106: "neon.api_key_id says so"}
+GUESSED = own_keys(None, {}, "", [], [a_list(a_foreign(106, last_used_at=NOW))])
+
+
+@pytest.mark.parametrize(
+    ("own", "checked_at", "gap"),
+    [
+        pytest.param(CERTAIN, NOW, None, id="what the management key is used for is our own use"),
+        pytest.param(
+            GUESSED,
+            a_live(6).checked_at,
+            HOUR,
+            id="a key that is only taken for ours was used by others, as far as is known",
+        ),
+    ],
+)
+def test_uses_of_the_management_key(own: dict[int, str], checked_at: datetime, gap: timedelta | None) -> None:
+    known = after(a_live(6, **USED), replace(use(NOW), own=own))
+    assert (known.last_used_at, known.checked_at, known.longest_gap) == (NOW, checked_at, gap)
+
+
+def test_a_consumer_s_use_at_the_moment_of_our_own_call_holds_the_old_key() -> None:
+    record = a_record(an_adopted(retiring_since=NOW - 2 * DAY), a_live(6))
+    key = a_key(record.generations[0], last_used_at=NOW - MINUTE, last_used_from=("203.0.113.7",))
+    lists = {"personal": a_list(key, a_key(a_live(6)))}
+    own = own_keys(None, {106: "sha256:6"}, "", [(NOW - MINUTE, NOW - MINUTE)], lists.values())
+    assert own.keys() == {50}
+    change = observe(a_policy(), record, seen(lists=lists, own=own))
+    assert change is not None
+    step = next_step(a_policy(), change.record, seen(lists=lists), NOW)  # other calls of ours followed
+    assert step.do is Do.HOLD
+    assert "it was used at 2026-11-23 11:59:00 UTC from 203.0.113.7" in step.why
 
 
 # Absences
