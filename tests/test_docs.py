@@ -78,6 +78,13 @@ def test_the_configuration_in_the_readme_is_sound(tmp_path: Path) -> None:
     assert list(load(file).policies) == ["myapp"]
 
 
+def test_the_policy_of_the_management_key_is_sound(tmp_path: Path) -> None:
+    (text,) = blocks((ROOT / "docs" / "operating.md").read_text(), "yaml")
+    file = tmp_path / "config.yaml"
+    file.write_text(text)
+    assert load(file).policies["management"].management_key
+
+
 @pytest.fixture
 def rehearsal() -> Iterator[Sandbox]:
     with Sandbox(keys=("napi_rehearsal",)) as neon:
