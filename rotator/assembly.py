@@ -37,14 +37,20 @@ class Assembly:
     notifier: Notifier
 
     def configure(self, config: Config) -> None:
-        """Act on another configuration from now on."""
+        """Act on another configuration from now on. Raises StateUnavailable, then it acts on the one before."""
+        rate, neon = self.rate, self.neon
         if config.neon.requests_per_minute != self.config.neon.requests_per_minute:
-            self.rate = RateLimit(config.neon.requests_per_minute, self.stop)
+            rate = RateLimit(config.neon.requests_per_minute, self.stop)
         if config.neon != self.config.neon:
-            self.neon = new_neon(config, self.clock, self.rate, self.stop)
-        self.config = config
+            neon = new_neon(config, self.clock, rate, self.stop)
+        self.engine.configure(setup_of(config, neon))
+        self.config, self.rate, self.neon = config, rate, neon
         self.store.notify = config.notify
-        self.engine.configure(setup_of(config, self.neon))
+
+    def stop_sinks(self) -> None:
+        """End the hand-offs under way, and let no other begin."""
+        for sink in self.config.sinks.values():
+            sink.stop()
 
     def close(self) -> None:
         """Give back what was opened."""

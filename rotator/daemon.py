@@ -4,22 +4,25 @@ APScheduler holds a date job for each policy whose last decision named a time, a
 repeat: the poll, the look for orders, the notifications. It holds no truth: every job only takes a
 turn, and what there is to do is decided then from the record and Neon's list. A policy's next job is
 added after its turn has ended (the scheduler drops one that comes due while the last still runs),
-and a wake-up that arrives during a turn is remembered and follows it.
+and a wake-up that arrives during a turn is remembered and follows it. Turns have threads of their own,
+so that sinks that hang, however many, delay neither the poll nor the orders.
 
 The scheduler computes with the wall clock. So the main thread, which waits for signals anyway, compares
 it with the monotonic clock every second, and plans everything anew after a jump; it also wakes a
-policy whose time has passed without a turn, whatever the reason.
+policy whose time has passed without a turn, whatever the reason. A signal's handler may interrupt the main
+thread anywhere, also while it holds a lock, so all that it does is to queue the signal's number.
 """
 
 from __future__ import annotations
 
 import os
+import random
 import signal
 import threading
 import time
 from collections.abc import Callable
 from datetime import UTC, datetime, timedelta
-from types import FrameType
+from queue import Empty, SimpleQueue
 
 from apscheduler.events import EVENT_JOB_ERROR, EVENT_JOB_EXECUTED, JobExecutionEvent
 from apscheduler.executors.pool import ThreadPoolExecutor
@@ -32,9 +35,12 @@ from rotator.config import Config
 from rotator.errors import ConfigError, RotatorError, StateUnavailable
 from rotator.model import Event
 from rotator.systemd import notify, watchdog_interval
+from rotator.transitions import pause_after
 
-_THREADS = 16
+_THREADS = 4
+_TURNS_AT_ONCE = 64
 _ORDERS_EVERY = 2.0
+_CLOCK_EVERY = 5.0
 _NOTIFY_EVERY = 2.0
 _LATE = timedelta(seconds=15)
 _JUMP = timedelta(seconds=2)
@@ -50,7 +56,7 @@ class Service:
         self._assembly = assembly
         self._reload = reload
         self._stop = assembly.stop
-        self._hang_up = threading.Event()
+        self._signals: SimpleQueue[int] = SimpleQueue()
         self._guard = threading.Lock()
         self._running: set[str] = set()
         self._again: set[str] = set()
@@ -58,9 +64,11 @@ class Service:
         self._orders_seen: set[int] = set()
         self._nudge = assembly.store.meta("nudge")
         self._pulse = time.monotonic()
+        self._unanswered = 0
+        self._ask_again = 0.0
         self._scheduler = BackgroundScheduler(
             jobstores={"default": MemoryJobStore()},
-            executors={"default": ThreadPoolExecutor(_THREADS)},
+            executors={"default": ThreadPoolExecutor(_THREADS), "turns": ThreadPoolExecutor(_TURNS_AT_ONCE)},
             job_defaults={"misfire_grace_time": None, "coalesce": True, "max_instances": 1},
             timezone=UTC,
         )
@@ -68,20 +76,26 @@ class Service:
 
     def run(self, ready: Callable[[], None] = lambda: None) -> None:
         """Serve until SIGTERM or SIGINT. `ready` is called after the first poll, whether it succeeded or not."""
-        self._install_signals()
-        log.tell(Event("service.started", f"{len(self._assembly.config.policies)} policies are configured"))
-        self._poll()
-        self._every("orders", self._look_for_orders, _ORDERS_EVERY)
-        self._every("notify", self._send_notices, _NOTIFY_EVERY)
-        self._every("poll", self._poll, self._assembly.config.neon.poll_every.total_seconds())
+        for number in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP):
+            signal.signal(number, lambda received, _: self._signals.put(received))
+        log.tell(Event("service.started", _counted(self._assembly.config)))
         self._scheduler.start()
-        self._wake_all()
-        notify("READY=1")
-        ready()
         try:
+            self._poll_first()
+            if not self._stop.is_set():
+                self._plan_anew()
+                notify("READY=1")
+                ready()
             self._wait_for_signals()
         finally:
             self._shut_down()
+
+    def _poll_first(self) -> None:
+        """Before any turn, so that the first decisions are made knowing all. A Neon that hangs delays no signal."""
+        poll = threading.Thread(target=self._poll, daemon=True, name="first poll")
+        poll.start()
+        while poll.is_alive() and not self._stop.is_set():
+            self._heed_signals(0.02)
 
     # Waking policies
 
@@ -98,7 +112,13 @@ class Service:
         run_at = datetime.now(UTC) + wait
         self._wakes[name] = run_at
         self._scheduler.add_job(
-            self._turn, "date", run_date=run_at, args=[name], id=_POLICY + name, replace_existing=True
+            self._turn,
+            "date",
+            run_date=run_at,
+            args=[name],
+            id=_POLICY + name,
+            replace_existing=True,
+            executor="turns",
         )
 
     def _wake_all(self) -> None:
@@ -148,8 +168,6 @@ class Service:
                 self.wake(name)
 
     def _look_for_orders(self) -> None:
-        if self._assembly.clock.distrust:
-            self._ask_for_the_time()
         try:
             orders = self._assembly.store.open_orders()
             nudge = self._assembly.store.meta("nudge")
@@ -167,10 +185,17 @@ class Service:
                 self.wake(order.policy)
 
     def _ask_for_the_time(self) -> None:
+        distrust = self._assembly.clock.distrust
+        if not distrust or time.monotonic() < self._ask_again:
+            return
         try:
             self._assembly.neon.whoami()
+            self._unanswered = 0
         except RotatorError as error:
-            log.tell(Event("clock.distrusted", f"{self._assembly.clock.distrust}; {error}"))
+            self._unanswered += 1
+            pause = pause_after(self._unanswered, random.random())  # noqa: S311 - spreads retries, guards nothing
+            self._ask_again = time.monotonic() + pause.total_seconds()
+            log.tell(Event("clock.distrusted", f"{distrust}; {error}"))
 
     def _send_notices(self) -> None:
         try:
@@ -180,25 +205,23 @@ class Service:
 
     # The main thread
 
-    def _install_signals(self) -> None:
-        def stop(number: int, _frame: FrameType | None) -> None:
+    def _heed_signals(self, seconds: float) -> None:
+        """Wait so long for a signal, and do what it asks for."""
+        try:
+            number = self._signals.get(timeout=seconds)
+        except Empty:
+            return
+        if number == signal.SIGHUP:
+            self._load_again()
+        else:
             self._stop.set()
-
-        def hang_up(number: int, _frame: FrameType | None) -> None:
-            self._hang_up.set()
-
-        signal.signal(signal.SIGTERM, stop)
-        signal.signal(signal.SIGINT, stop)
-        signal.signal(signal.SIGHUP, hang_up)
 
     def _wait_for_signals(self) -> None:
         offset = _wall_minus_monotonic()
         beat = watchdog_interval()
         beaten = time.monotonic()
-        while not self._stop.wait(1.0):
-            if self._hang_up.is_set():
-                self._hang_up.clear()
-                self._load_again()
+        while not self._stop.is_set():
+            self._heed_signals(1.0)
             now_offset = _wall_minus_monotonic()
             if abs(now_offset - offset) > _JUMP:
                 log.tell(Event("clock.jumped", "the local clock was set or the machine slept; planning anew"))
@@ -215,6 +238,7 @@ class Service:
 
     def _plan_anew(self) -> None:
         self._every("orders", self._look_for_orders, _ORDERS_EVERY)
+        self._every("clock", self._ask_for_the_time, _CLOCK_EVERY)
         self._every("notify", self._send_notices, _NOTIFY_EVERY)
         self._every("poll", self._poll, self._assembly.config.neon.poll_every.total_seconds())
         self._wake_all()
@@ -243,7 +267,7 @@ class Service:
             except RotatorError as error:
                 log.tell(Event("config.refused", f"{error}; the configuration stays as it was"))
             else:
-                log.tell(Event("config.loaded", f"{len(config.policies)} policies are configured"))
+                log.tell(Event("config.loaded", _counted(config)))
                 self._plan_anew()
         notify("READY=1")
 
@@ -251,7 +275,7 @@ class Service:
         notify("STOPPING=1")
         log.tell(Event("service.stopping", "finishing the steps in hand"))
         began = time.monotonic()
-        stopper = threading.Timer(_SINKS_STOP_AFTER, self._stop_sinks)
+        stopper = threading.Timer(_SINKS_STOP_AFTER, self._assembly.stop_sinks)
         stopper.daemon = True
         stopper.start()
         self._scheduler.remove_all_jobs()
@@ -260,14 +284,15 @@ class Service:
         waiter.join(max(0.0, _STOP_WITHIN - (time.monotonic() - began)))
         stopper.cancel()
         if waiter.is_alive():
-            self._stop_sinks()
+            self._assembly.stop_sinks()
             log.tell(Event("service.stopped", "some steps had no end yet; they are settled at the next start"))
             os._exit(0)  # threads that hang in a sink would keep the process; all that matters is written down
         log.tell(Event("service.stopped", "all steps had an end"))
 
-    def _stop_sinks(self) -> None:
-        for sink in self._assembly.config.sinks.values():
-            sink.stop()
+
+def _counted(config: Config) -> str:
+    count = len(config.policies)
+    return "1 policy is configured" if count == 1 else f"{count} policies are configured"
 
 
 def _wall_minus_monotonic() -> timedelta:

@@ -2,20 +2,32 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from datetime import datetime, timedelta
 from typing import Any
 
 from rotator.model import Every, Generation, Policy, Record
-from rotator.standing import foreign_use, is_missing, lacking, live, older, quiet_period, unfinished
+from rotator.rhythm import Sample, mover_words, rhythm_words
+from rotator.standing import WHOLE_SECOND, foreign_use, is_missing, lacking, live, older, quiet_period, unfinished
 from rotator.status import failures_of
 from rotator.words import listed, span, when
 
+Samples = Mapping[int, Sequence[Sample]]
+_NO_SAMPLES: Samples = {}
+
 
 def explain_policy(
-    name: str, policy: Policy | None, record: Record, outlook: Mapping[str, Any], now: datetime
+    name: str,
+    policy: Policy | None,
+    record: Record,
+    outlook: Mapping[str, Any],
+    now: datetime,
+    samples: Samples = _NO_SAMPLES,
 ) -> list[str]:
-    """What holds for a policy, what is missing, and when it will be decided again."""
+    """What holds for a policy, what is missing, and when it will be decided again.
+
+    `samples` are those of its keys' uses, by key id.
+    """
     if policy is None:
         keys = listed(f"{g.name} (id {g.key_id})" for g in record.generations) or "no key"
         return [f"Policy {name} is no longer in the configuration; it left {keys}. Another policy may adopt them."]
@@ -23,24 +35,46 @@ def explain_policy(
     current = live(record)
     sentences.append(_live(current, now) if current else f"Policy {name} has no live key yet.")
     for generation in unfinished(record):
-        without = listed(sink.name for sink in lacking(policy, generation)) or "nobody"
-        sentences.append(
-            f"{generation.name} (id {generation.key_id}) is on its way; {without} has no receipt of it yet."
-        )
-    sentences += [explain_generation(policy, record, generation, now) for generation in older(record)]
+        without = listed(sink.name for sink in lacking(policy, generation))
+        missing = f"it has no receipt from {without} yet" if without else "every sink has receipted it"
+        sentences.append(f"{generation.name} (id {generation.key_id}) is on its way; {missing}.")
+    sentences += [explain_generation(policy, record, generation, now, samples) for generation in older(record)]
     if record.intent is not None:
         sentences.append(f"Whether Neon created {record.intent.name} is not known yet; the next list tells.")
     failures, error = failures_of(record)
     if failures:
-        sentences.append(f"The last {failures} attempts failed; the last one said: {error}.")
+        attempts = "The last attempt failed" if failures == 1 else f"The last {failures} attempts failed, the last one"
+        sentences.append(f"{attempts} with: {error}.")
     if policy.paused or record.paused:
         sentences.append("It is paused: nothing is created or revoked until it is resumed.")
     sentences.append(_next(outlook))
     return sentences
 
 
-def explain_generation(policy: Policy, record: Record, generation: Generation, now: datetime) -> str:
-    """Why one of a policy's keys is still there."""
+def explain_generation(
+    policy: Policy, record: Record, generation: Generation, now: datetime, samples: Samples = _NO_SAMPLES
+) -> str:
+    """Why one of a policy's keys is still there, how it is used, and by whom still."""
+    sentence = _standing(policy, record, generation, now)
+    current = live(record)
+    uses = _by_others(generation, samples)
+    if rhythm := rhythm_words(uses, now):
+        sentence += f" It was {rhythm}."
+    if current is not None and generation is not current:
+        who_moved = mover_words(uses, _by_others(current, samples))
+        if who_moved:
+            sentence += f" Of its users, {who_moved}."
+    return sentence
+
+
+def _by_others(generation: Generation, samples: Samples) -> list[Sample]:
+    """The samples without this program's own check of the key."""
+    checked = generation.checked_at
+    known = samples.get(generation.key_id, ())
+    return [s for s in known if checked is None or s.used_at > checked + WHOLE_SECOND]
+
+
+def _standing(policy: Policy, record: Record, generation: Generation, now: datetime) -> str:
     who = f"{generation.name} (id {generation.key_id}, generation {generation.number})"
     if generation is live(record):
         return _live(generation, now)

@@ -1,8 +1,8 @@
 """What would happen when, if everything went well: the decision, asked again and again. Pure.
 
 `foresee` folds `next_step` over imagined outcomes: Neon creates and revokes, every sink takes what it is
-offered at once, nobody uses an old key any more. So `plan` can only ever say what the service would do:
-both ask the same function.
+offered at once, its consumers take the new key up, and nobody uses an old one any more. So `plan` can only
+ever say what the service would do: both ask the same function.
 """
 
 from __future__ import annotations
@@ -14,8 +14,9 @@ from datetime import datetime
 from rotator import transitions
 from rotator.bookkeeping import bookkeeping
 from rotator.decide import next_step
+from rotator.due import due
 from rotator.model import Check, Do, Key, KeyList, Keys, Policy, Record, Step
-from rotator.standing import find
+from rotator.standing import WHOLE_SECOND, find
 from rotator.transitions import Change
 
 _MOST = 200
@@ -43,27 +44,21 @@ class _World:
 def foresee(policy: Policy, record: Record, keys: Keys, now: datetime, until: datetime) -> list[Planned]:
     """What would happen to a policy up to `until`, in order; at most 200 things.
 
-    The last entry is a `wait` or `refuse` where nothing can be said beyond it.
+    A `refuse` stands once, where it is first met. The last entry is a `wait` where nothing can be said beyond it.
     """
     world = _World(record, keys, now)
     planned: list[Planned] = []
     for _ in range(_STEPS):
         step = next_step(policy, world.record, world.keys, world.now)
-        if step.do is Do.REFUSE or (step.do is Do.WAIT and step.until is None):
-            planned.append(Planned(world.now, policy.name, step.do.value, step.why))
+        rests = step.do in (Do.WAIT, Do.REFUSE)
+        beyond = step.until is None or step.until > until
+        if step.do in _TOLD or (step.do is Do.REFUSE and step.why not in (entry.why for entry in planned)):
+            planned.append(Planned(world.now, policy.name, _TOLD.get(step.do, "refuse"), step.why))
+        elif step.do is Do.WAIT and beyond and (step.until is None or not planned):
+            planned.append(Planned(world.now, policy.name, "wait", step.why))
+        if len(planned) >= _MOST or (rests and beyond):
             break
-        if step.do is Do.WAIT and step.until is not None:
-            if step.until > until:
-                if not planned:
-                    planned.append(Planned(world.now, policy.name, "wait", step.why))
-                break
-            world = _at(world, step.until)
-            continue
-        if step.do in _TOLD:
-            planned.append(Planned(world.now, policy.name, _TOLD[step.do], step.why))
-        if len(planned) >= _MOST:
-            break
-        world = _imagine(policy, world, step)
+        world = _at(world, step.until or world.now) if rests else _imagine(policy, world, step)
     return planned
 
 
@@ -87,8 +82,8 @@ def _imagine(policy: Policy, world: _World, step: Step) -> _World:
     if step.do is Do.DELIVER:
         return _delivered(policy, world, step)
     if step.do is Do.GO_LIVE:
-        live = transitions.go_live(record, key_id, step.why, now)
-        return replace(world, record=live.record, keys=replace(keys, in_hand=frozenset()))
+        live = _used(policy, transitions.go_live(record, key_id, step.why, now).record, key_id, now)
+        return replace(world, record=live, keys=replace(keys, in_hand=frozenset()))
     if step.do is Do.REVOKE:
         account = find(record, key_id).scope.account
         left = {i: key for i, key in keys.lists[account].keys.items() if i != key_id}
@@ -101,8 +96,10 @@ def _imagine(policy: Policy, world: _World, step: Step) -> _World:
 def _minted(policy: Policy, world: _World, step: Step) -> _World:
     number = world.record.next_generation
     name = f"{policy.name}-{world.now:%Y%m%dT%H%M%SZ}"
-    key = Key(-number, name, world.now, project=policy.scope.project)  # no key of Neon's has such an id
-    record = _closing(world.record, transitions.intend(world.record, policy, name, step.why, True, world.now))
+    created_at = world.now.replace(microsecond=0)  # as Neon's times are
+    key = Key(-number, name, created_at, project=policy.scope.project)  # no key of Neon's has such an id
+    urgent = due(policy, world.record, world.keys, world.now).urgent
+    record = _closing(world.record, transitions.intend(world.record, policy, name, step.why, urgent, world.now))
     record = transitions.created(record, key, f"sha256:{number}", world.now).record
     listing = world.keys.lists[policy.scope.account]
     lists = _with_list(world.keys.lists, replace(listing, keys={**listing.keys, key.id: key}))
@@ -117,6 +114,17 @@ def _delivered(policy: Policy, world: _World, step: Step) -> _World:
     held = find(record, key_id).fingerprint or ""
     contents = {**world.keys.contents, sink.target: held} if sink.reads_back else world.keys.contents
     return replace(world, record=record, keys=replace(world.keys, contents=contents))
+
+
+def _used(policy: Policy, record: Record, key_id: int, now: datetime) -> Record:
+    """The consumers take the new key up at once. Told only where something waits for it: when, nobody knows."""
+    if not policy.hold.until_new_key_used:
+        return record
+    used = now + 2 * WHOLE_SECOND  # later than our own check of the key
+    return replace(
+        record,
+        generations=tuple(replace(g, last_used_at=used) if g.key_id == key_id else g for g in record.generations),
+    )
 
 
 def _with_list(lists: Mapping[str, KeyList], listing: KeyList) -> dict[str, KeyList]:

@@ -11,18 +11,21 @@ from pathlib import Path
 from rotator.assembly import new_neon, setup_of
 from rotator.clock import NeonClock
 from rotator.config import Config
+from rotator.errors import NeedsPerson
+from rotator.lock import ProcessLock
 from rotator.model import KeyList, Keys, Policy, Record
 from rotator.observe import own_keys
 from rotator.outside import contents_of
 from rotator.ports import Setup
 from rotator.rate import RateLimit
+from rotator.standing import unfinished
 from rotator.store import Store
 from rotator.usage import KeyReport, accounts_in_use, inventory
 
 
 @dataclass(frozen=True)
 class Glance:
-    """What was seen, and when on Neon's clock."""
+    """What was seen, and when on Neon's clock. `served` if a running service may have secrets in hand."""
 
     config: Config
     setup: Setup
@@ -30,6 +33,7 @@ class Glance:
     lists: Mapping[str, KeyList]
     own: Mapping[int, str]
     now: datetime
+    served: bool
 
     def keys(self, policy: Policy) -> Keys:
         """What the decision may look at for one policy."""
@@ -40,7 +44,15 @@ class Glance:
             for generation in record.generations
         }
         contents = contents_of(self.setup, policy)
-        return Keys(lists=self.lists, contents=contents, own=self.own, owners=others, since=self.now)
+        on_their_way = unfinished(self.records.get(policy.name, Record(policy=policy.name))) if self.served else []
+        return Keys(
+            lists=self.lists,
+            in_hand=frozenset(generation.key_id for generation in on_their_way),
+            contents=contents,
+            own=self.own,
+            owners=others,
+            since=self.now,
+        )
 
     def inventory(self) -> list[KeyReport]:
         """Every key of the accounts in use."""
@@ -49,13 +61,7 @@ class Glance:
 
 def glance(config: Config, state: Path) -> Glance:
     """Look once. A state that is not there yet is an empty one. Raises what Neon and the state raise."""
-    records: dict[str, Record] = {}
-    if state.exists():
-        store = Store(config.state, create=False)
-        try:
-            records = store.records()
-        finally:
-            store.close()
+    records = _records(config, state)
     clock = NeonClock()
     stop = threading.Event()
     neon = new_neon(config, clock, RateLimit(config.neon.requests_per_minute, stop), stop)
@@ -63,4 +69,22 @@ def glance(config: Config, state: Path) -> Glance:
     known = {g.key_id: g.fingerprint for record in records.values() for g in record.generations if g.fingerprint}
     fingerprint = neon.management_key.fingerprint
     own = own_keys(config.neon.api_key_id, known, fingerprint, neon.own_uses, lists.values())
-    return Glance(config, setup_of(config, neon), records, lists, own, clock.now())
+    served = ProcessLock(state).is_held()
+    return Glance(config, setup_of(config, neon), records, lists, own, clock.now(), served)
+
+
+def _records(config: Config, state: Path) -> dict[str, Record]:
+    try:
+        state.stat()
+    except FileNotFoundError:
+        return {}
+    except OSError as error:  # a state that may be there but cannot be seen is no empty one
+        raise NeedsPerson(
+            f"the state {state} cannot be read: {error.strerror}",
+            f"let this user read it, and enter the folder {state.parent}",
+        ) from None
+    store = Store(config.state, create=False)
+    try:
+        return store.records()
+    finally:
+        store.close()

@@ -94,6 +94,7 @@ class Lists:
             return self._accounts.setdefault(name, _Account())
 
     def _fetch(self, name: str, account: _Account, now: datetime, *, polled: bool) -> KeyList:
+        known = self._known(name)
         try:
             answer = replace(self._read(name), polled=polled)
         except (TryLater, NeedsPerson) as error:
@@ -102,10 +103,11 @@ class Lists:
             account.retry_at = now + max(pause_after(account.failures, 1.0), asked or timedelta(0))
             account.error = str(error)
             raise
-        known, own = self._known(name), self._own(name)
-        judged, judgement = judge(answer, known, own, account.judgement, vouched=False)
-        if judged.doubt and judgement.lacked:
-            judged, judgement = judge(answer, known, own, account.judgement, vouched=self._vouched())
+        # What was recorded or revoked while the list was under way need not be in it.
+        known, own = known & self._known(name), self._own(name)
+        judged, judgement = judge(answer, known, own, account.judgement, vouched=True)
+        if judged.confirms > 1 and not self._vouched():  # asked only where nothing else is in the way of belief
+            judged, judgement = judge(answer, known, own, account.judgement, vouched=False)
         account.newest, account.judgement = judged, judgement
         account.failures, account.error, account.retry_at = 0, "", None
         return judged

@@ -1,7 +1,8 @@
 """One process at a time: an OS lock on a file beside the state.
 
 The lock belongs to the open file, so it ends with the process, however that ends; the file's text only
-tells a second process who is there.
+tells a second process who is there. Whoever only asks whether it is held has to take it for an instant,
+shared with others who ask; so who wants it for himself does not give up at the first try.
 """
 
 from __future__ import annotations
@@ -10,11 +11,16 @@ import fcntl
 import json
 import os
 import socket
+import time
+from contextlib import suppress
 from datetime import UTC, datetime
 from pathlib import Path
 from types import TracebackType
 
 from rotator.errors import AlreadyRunning, NeedsPerson
+
+_TRIES = 20
+_PAUSE = 0.02
 
 
 class ProcessLock:
@@ -34,17 +40,24 @@ class ProcessLock:
                 f"make the folder {self.path.parent} writable for the user that rotator runs as",
             ) from None
         try:
-            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
+            if not _lock(descriptor):
+                raise AlreadyRunning(
+                    f"another rotator uses this state: {self.holder() or 'an unknown process'}",
+                    "stop it first, or give this one another state",
+                )
+        except OSError as error:
             os.close(descriptor)
-            raise AlreadyRunning(
-                f"another rotator uses this state: {self.holder() or 'an unknown process'}",
-                "stop it first, or give this one another state",
+            raise NeedsPerson(
+                f"the lock {self.path} cannot be taken: {error.strerror}", "put the state on a file system with locks"
             ) from None
-        word = {"pid": os.getpid(), "host": socket.gethostname(), "command": what, "since": _now()}
-        os.ftruncate(descriptor, 0)
-        os.pwrite(descriptor, json.dumps(word).encode(), 0)
+        except AlreadyRunning:
+            os.close(descriptor)
+            raise
         self._descriptor = descriptor
+        word = {"pid": os.getpid(), "host": socket.gethostname(), "command": what, "since": _now()}
+        with suppress(OSError):  # on a full disk nobody learns who it is, but the lock holds
+            os.ftruncate(descriptor, 0)
+            os.pwrite(descriptor, json.dumps(word).encode(), 0)
 
     def release(self) -> None:
         """Give the lock back."""
@@ -68,7 +81,7 @@ class ProcessLock:
             return False
         try:
             fcntl.flock(descriptor, fcntl.LOCK_SH | fcntl.LOCK_NB)
-        except BlockingIOError:
+        except OSError:
             return True
         finally:
             os.close(descriptor)
@@ -81,6 +94,18 @@ class ProcessLock:
         self, kind: type[BaseException] | None, value: BaseException | None, trace: TracebackType | None
     ) -> None:
         self.release()
+
+
+def _lock(descriptor: int) -> bool:
+    """Take the lock for oneself. False if another process keeps it."""
+    for _ in range(_TRIES):
+        try:
+            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            time.sleep(_PAUSE)
+        else:
+            return True
+    return False
 
 
 def _now() -> str:

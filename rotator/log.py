@@ -1,8 +1,8 @@
 """One line an event: JSON, or plain text on a terminal. No secret in any of them.
 
 Everything that this process says goes through one function, `_write`, which blanks secrets in the
-finished line: structlog's events, what libraries log through the standard library, and exceptions
-that nobody caught. So it does not matter which of them put a secret where. Tracebacks are printed
+finished line: structlog's events, what libraries log through the standard library, warnings, and
+exceptions that nobody caught. So it does not matter which of them put a secret where. Tracebacks are printed
 without the values of variables.
 """
 
@@ -65,8 +65,10 @@ def setup(stream: TextIO | None = None) -> None:
     root.setLevel(logging.INFO)
     for name in _LOUDER:
         logging.getLogger(name).setLevel(logging.WARNING)
+    logging.captureWarnings(True)
     sys.excepthook = _uncaught
     threading.excepthook = lambda args: _uncaught(args.exc_type, args.exc_value, args.exc_traceback)
+    sys.unraisablehook = lambda args: _uncaught(args.exc_type, args.exc_value, args.exc_traceback)
 
 
 def tell(event: Event) -> None:
@@ -88,7 +90,7 @@ def tell(event: Event) -> None:
 class _Lines:
     """A structlog logger that writes whole lines, one at a time."""
 
-    _lock = threading.Lock()
+    _lock = threading.RLock()  # what a collected object says at its end may come in the middle of a line
 
     def __init__(self, stream: TextIO) -> None:
         self._stream = stream
@@ -113,7 +115,14 @@ class _Bridge(logging.Handler):
             "error" if record.levelno >= logging.ERROR else "warning" if record.levelno >= logging.WARNING else "info"
         )
         extra = {"exc_info": record.exc_info} if record.exc_info else {}
-        getattr(structlog.get_logger(), level)(record.getMessage(), logger=record.name, **extra)
+        getattr(structlog.get_logger(), level)(_message_of(record), logger=record.name, **extra)
+
+
+def _message_of(record: logging.LogRecord) -> str:
+    try:
+        return record.getMessage()
+    except Exception:  # noqa: BLE001 - a library's slip in its own log call must not fail what it was doing
+        return str(record.msg)
 
 
 def _plain_exception(_logger: object, _method: str, event: MutableMapping[str, Any]) -> MutableMapping[str, Any]:
@@ -128,6 +137,6 @@ def _plain_exception(_logger: object, _method: str, event: MutableMapping[str, A
 
 
 def _uncaught(kind: type[BaseException], value: BaseException | None, trace: TracebackType | None) -> None:
-    if issubclass(kind, KeyboardInterrupt):
+    if issubclass(kind, (KeyboardInterrupt, SystemExit)):
         return
     structlog.get_logger().error("crash", exc_info=(kind, value, trace))

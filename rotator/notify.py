@@ -2,19 +2,21 @@
 
 Events wait in the state, where they were written together with what they are about. Each sink of
 `notify` is told in its own pace; one that fails is tried again with growing pauses, and delays neither
-a rotation nor another sink.
+a rotation nor another sink. The id of a message stays over its attempts; its time and number make it
+one that was not given before, even by a state that was lost and begun anew.
 """
 
 from __future__ import annotations
 
 import random
+import threading
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from datetime import datetime
 from typing import Protocol
 
-from rotator.errors import RotatorError
+from rotator.errors import RotatorError, StateUnavailable
 from rotator.model import Event
 from rotator.store import Notice
 from rotator.transitions import pause_after
@@ -35,6 +37,9 @@ class Notices(Protocol):
 
 @dataclass
 class _Pause:
+    """How often in a row this receiver failed, and until when it is left alone, in monotonic seconds."""
+
+    receiver: Receiver
     failures: int = 0
     until: float = 0.0
 
@@ -56,26 +61,58 @@ class Notifier:
         self._tell = tell
         self._monotonic = monotonic
         self._pauses: dict[str, _Pause] = {}
+        self._talking: set[str] = set()
+        self._guard = threading.Lock()
 
-    def send_waiting(self) -> None:
-        """Tell every sink what it has not confirmed yet. Raises StateUnavailable."""
+    def send_waiting(self, *, wait: bool = True) -> None:
+        """Tell every sink what it has not confirmed yet, each in a thread of its own. Raises StateUnavailable.
+
+        With `wait` returns when every one of them has taken all or failed. A sink that was changed in the
+        configuration is not left alone for the failures that it had before.
+        """
+        threads = []
         for name, receiver in self._receivers().items():
-            pause = self._pauses.setdefault(name, _Pause())
-            if self._monotonic() >= pause.until:
-                self._send_to(name, receiver, pause)
+            pause = self._pauses.get(name)
+            if pause is None or pause.receiver is not receiver:
+                pause = self._pauses[name] = _Pause(receiver)
+            if self._monotonic() >= pause.until and self._state.notices(name) and self._begin(name):
+                thread = threading.Thread(target=self._talk, args=(name, pause), daemon=True, name=f"notify {name}")
+                thread.start()
+                threads.append(thread)
+        for thread in threads if wait else ():
+            thread.join()
 
-    def _send_to(self, name: str, receiver: Receiver, pause: _Pause) -> None:
-        for notice in self._state.notices(name):
-            try:
-                receiver.send(f"msg_event_{notice.id}_{name}", self._body(notice.event, notice.at))
-            except RotatorError as error:
-                pause.failures += 1
-                wait = pause_after(pause.failures, random.random())  # noqa: S311 - spreads retries, guards nothing
-                pause.until = self._monotonic() + wait.total_seconds()
-                if pause.failures == 1:
-                    self._tell(
-                        Event("notice.failed", f"sink {name} did not take the event {notice.event.name}: {error}")
-                    )
-                return
-            pause.failures = 0
-            self._state.confirm_notice(notice.id)
+    def _begin(self, name: str) -> bool:
+        with self._guard:
+            if name in self._talking:
+                return False
+            self._talking.add(name)
+            return True
+
+    def _talk(self, name: str, pause: _Pause) -> None:
+        try:
+            while notices := self._state.notices(name):
+                for notice in notices:
+                    if not self._send(notice, pause):
+                        return
+                    self._state.confirm_notice(notice.id)
+        except StateUnavailable as error:
+            self._tell(Event("state.unavailable", str(error)))
+        finally:
+            with self._guard:
+                self._talking.discard(name)
+
+    def _send(self, notice: Notice, pause: _Pause) -> bool:
+        message_id = f"msg_event_{notice.at:%Y%m%dT%H%M%SZ}_{notice.id}_{notice.sink}"
+        try:
+            pause.receiver.send(message_id, self._body(notice.event, notice.at))
+        except RotatorError as error:
+            pause.failures += 1
+            left_alone = pause_after(pause.failures, random.random())  # noqa: S311 - spreads retries, guards nothing
+            pause.until = self._monotonic() + left_alone.total_seconds()
+            if pause.failures == 1:
+                problem = f"sink {notice.sink} did not take the event {notice.event.name}: {error}"
+                self._tell(Event("notice.failed", problem))
+            return False
+        pause.failures = 0
+        return True

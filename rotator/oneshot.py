@@ -1,24 +1,55 @@
 """Everything that is due now, and then an end: for `apply`, and for orders without a service.
 
 A hand-off that failed is tried again until the deadline, for its secret would be lost with the process.
+SIGTERM and SIGINT end the work as they end the service: no step is begun any more, the steps in hand are
+finished, and a sink that hangs is given a few seconds.
 """
 
 from __future__ import annotations
 
+import signal
+import threading
 import time
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
 from datetime import timedelta
+from queue import SimpleQueue
 
 from rotator.assembly import Assembly
 
 _AT_ONCE = 8
 _LONGEST_NAP = 1.0
 _DUE_SOON = timedelta(seconds=1)
+_SINKS_STOP_AFTER = 5.0
+
+
+@contextmanager
+def ended_by_signals(assembly: Assembly) -> Iterator[None]:
+    """Inside, signals end the work in good order. Only for the main thread."""
+    asked: SimpleQueue[int] = SimpleQueue()  # what a signal handler may use whatever it interrupts
+    over = threading.Event()
+
+    def watch() -> None:
+        asked.get()
+        assembly.stop.set()
+        if not over.wait(_SINKS_STOP_AFTER):
+            assembly.stop_sinks()
+
+    threading.Thread(target=watch, daemon=True, name="signals").start()
+    for number in (signal.SIGTERM, signal.SIGINT):
+        signal.signal(number, lambda received, _: asked.put(received))
+    try:
+        yield
+    finally:
+        over.set()
 
 
 def carry_out(assembly: Assembly, names: Iterable[str], timeout: timedelta) -> bool:
-    """Take turns of these policies until nothing is under way. False if the time ran out before."""
+    """Take turns of these policies until nothing is under way.
+
+    False if the time ran out before, or if Neon's lists could not be read: then nobody knows what is due.
+    """
     deadline = time.monotonic() + timeout.total_seconds()
     engine, clock = assembly.engine, assembly.clock
     assembly.rounds.poll()
@@ -35,4 +66,4 @@ def carry_out(assembly: Assembly, names: Iterable[str], timeout: timedelta) -> b
                 return False
             waits = [(at - clock.now()).total_seconds() for name in pending if (at := wakes[name]) is not None]
             assembly.stop.wait(max(0.0, min([_LONGEST_NAP, left, *waits])))
-    return True
+    return not engine.outside.lists.troubles()

@@ -59,6 +59,14 @@ class Outside:
             self._index[record.policy] = kept
             self._fingerprints[record.policy] = marks
 
+    def remember_all(self, records: Mapping[str, Record]) -> None:
+        """The same of every record there is; what was known of others, renamed or emptied since, is dropped."""
+        for record in records.values():
+            self.remember(record)
+        with self._guard:
+            for gone in self._index.keys() - records.keys():
+                del self._index[gone], self._fingerprints[gone]
+
     def own(self, lists: Mapping[str, KeyList]) -> dict[int, str]:
         """The keys that may be the management key, each with how that is known."""
         try:

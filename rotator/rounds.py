@@ -9,12 +9,14 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import replace
+from datetime import datetime
 
 from rotator.engine import Engine
 from rotator.errors import KeyRefused, NeedsPerson, RotatorError, TryLater
 from rotator.model import Event, Key, KeyList, Order, Record
 from rotator.observe import observe
 from rotator.ports import Clock, State, Tell
+from rotator.rhythm import Sample
 from rotator.usage import KeyReport, Role, accounts_in_use, inventory
 
 _SENT_WITHIN = 20.0
@@ -30,6 +32,7 @@ class Rounds:
         self._clock = clock
         self._tell = tell
         self._refused = False
+        self._sampled: dict[int, datetime] | None = None
 
     def poll(self) -> set[str]:
         """Read every list, take in what it shows; the policies that should have a turn now.
@@ -37,13 +40,13 @@ class Rounds:
         Raises StateUnavailable. A list that cannot be read is told, and left for the next poll.
         """
         records = self._state.records()
-        for record in records.values():
-            self._outside.remember(record)
+        self._outside.remember_all(records)
         for account in sorted(accounts_in_use(self._engine.setup.policies, records)):
             self._poll_account(account)
         lists = self._outside.lists.newest()
         if self._outside.since is None and lists:
             self._outside.since = min(listing.requested_at for listing in lists.values())
+        self._sample_uses(lists)
         self._flag_unused(records, lists)
         self._state.set_meta("as_of", self._clock.now().isoformat())
         return self._engine.waiting_for_poll() | self._concerned(records)
@@ -73,6 +76,23 @@ class Rounds:
             ):
                 concerned.add(name)
         return concerned
+
+    # Who uses what
+
+    def _sample_uses(self, lists: Mapping[str, KeyList]) -> None:
+        """Keep the use of every key but our own, where it changed."""
+        if self._sampled is None:
+            self._sampled = self._state.newest_uses()
+        own = self._outside.own(lists)
+        fresh = [
+            Sample(key.id, key.last_used_at, key.last_used_from)
+            for listing in lists.values()
+            for key in listing.keys.values()
+            if key.last_used_at is not None and key.id not in own and self._sampled.get(key.id) != key.last_used_at
+        ]
+        if fresh:
+            self._state.add_samples(fresh)
+            self._sampled.update({sample.key_id: sample.used_at for sample in fresh})
 
     # Unused keys
 

@@ -5,7 +5,9 @@ so a secret that slips into a log line, an error or an f-string prints as `Secre
 `reveal()` is the only way in, and is called where the secret leaves for Neon or a sink.
 
 Libraries get the revealed text, and assume that every library talks. So `blank` knows the secrets
-that this process holds, beside what looks like one, and takes both out of any text.
+that this process holds, beside what looks like one, and takes both out of any text. A secret that is held is
+found as it is, escaped as JSON, Python or a URL escape it, and broken over lines; one that is not held only by
+its looks and in one piece.
 """
 
 from __future__ import annotations
@@ -18,12 +20,16 @@ from typing import NoReturn
 
 BLANK = "[secret]"
 _SHORTEST = 8  # a shorter one would blank out ordinary words
+# Where a word may begin: not after a letter or digit, unless that ends an escape of JSON or of a terminal's colours.
+_BEGINS = r"(?:(?<![A-Za-z0-9])|(?<=\\[bfnrt])|(?<=\\u[0-9a-f]{4})|(?<=\x1b\[[0-9]m)|(?<=\x1b\[[0-9]{2}m))"
 _LOOKS_LIKE = re.compile(
     r"napi_[A-Za-z0-9]{8,}"  # Neon's keys
     r"|whsec_[A-Za-z0-9+/=]{8,}"  # Standard Webhooks' signing secrets
-    r"|(?<![A-Za-z0-9:])[a-z0-9]{64}(?![A-Za-z0-9])"  # Neon's older keys, which have no prefix
-    r"|(?<=Bearer )\S+"
+    rf"|{_BEGINS}(?<!sha256:)[a-z0-9]{{64}}(?![A-Za-z0-9])"  # Neon's older keys, which have no prefix
+    r"|(?<=(?i:bearer) )[A-Za-z0-9._~+/=-]+"
 )
+_BREAK = r"(?:\s|\\+[nrt])"
+_NOT_SPELT = re.compile(r"\\+[nrt]|%[0-9A-Fa-f]{2}|[^A-Za-z0-9\\%]+|[\\%]")
 
 
 def fingerprint(value: str) -> str:
@@ -63,8 +69,20 @@ _held: weakref.WeakValueDictionary[int, Secret] = weakref.WeakValueDictionary()
 
 def blank(text: str) -> str:
     """The text without the secrets that this process holds, and without what looks like one."""
-    for secret in list(_held.values()):
-        value = secret.reveal()
-        if len(value) >= _SHORTEST and value in text:
-            text = text.replace(value, BLANK)
+    spelt = _NOT_SPELT.sub("", text)
+    # A snapshot: other threads make and drop secrets meanwhile. The longest first: one may be a part of another.
+    held = [secret.reveal() for reference in _held.valuerefs() if (secret := reference()) is not None]
+    for value in sorted((value for value in held if len(value) >= _SHORTEST), key=len, reverse=True):
+        if _NOT_SPELT.sub("", value) in spelt:
+            text = _however_written(value).sub(BLANK, text)
     return _LOOKS_LIKE.sub(BLANK, text)
+
+
+def _however_written(value: str) -> re.Pattern[str]:
+    """Finds a secret also where it is escaped as in JSON, Python or a URL, however often, and broken anywhere."""
+    return re.compile(f"{_BREAK}*".join(c if c.isalnum() else _escaped(c) for c in value))
+
+
+def _escaped(character: str) -> str:
+    before = r"\\+" if character == "\\" else r"\\*" + re.escape(character)
+    return f"(?:{before}|(?i:%{ord(character):02x}))"

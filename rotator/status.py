@@ -66,6 +66,8 @@ def failures_of(record: Record) -> tuple[int, str | None]:
         return worst.failures, worst.error
     if record.failure is not None:
         return record.failure.count, record.failure.why
+    if record.lost_retry_at is not None:
+        return record.lost, "the new key, or Neon's answer to its creation, was lost before it went live"
     asked = [g.revocation for g in record.generations if g.revocation is not None and g.revocation.failures]
     if asked:
         slowest = max(asked, key=lambda revocation: revocation.failures)
@@ -105,7 +107,7 @@ def status_document(
     head: str,
 ) -> dict[str, Any]:
     """Everything that `status --json` shows. Policies that are gone are told only while they have keys."""
-    gone = [name for name, record in records.items() if name not in policies and record.generations]
+    gone = [name for name, record in records.items() if name not in policies and (record.generations or record.intent)]
     names = [*policies, *sorted(gone)]
     return {
         "as_of": instant(as_of),

@@ -13,112 +13,30 @@ so a changed or missing entry shows; the newest hash, kept elsewhere, also shows
 
 from __future__ import annotations
 
-import hashlib
 import json
 import sqlite3
 import threading
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext
-from dataclasses import dataclass, fields, replace
-from datetime import UTC, datetime
-from pathlib import Path
+from dataclasses import replace
+from datetime import datetime
 from typing import Any
 
 import sqlalchemy as sa
-from pydantic import TypeAdapter, ValidationError
 
-from rotator.errors import NeedsPerson, StateUnavailable
-from rotator.model import DOCUMENT_VERSION, Event, Order, OrderKind, Record
+from rotator import store_tables as tables
+from rotator.errors import StateUnavailable
+from rotator.model import Event, Order, Record
+from rotator.rhythm import Sample
+from rotator.secret import blank
+from rotator.store_file import connect, identity, path_of, prepare_file, unavailable
+from rotator.store_tables import GENESIS, SCHEMA_VERSION, Entry, Notice, chained, head_of, open_orders, text_of, time_of
 from rotator.transitions import Change
 
-SCHEMA_VERSION = 1
-GENESIS = "sha256:" + "0" * 64
-_RECORD = TypeAdapter(Record)
-_PERSISTED = {field.name for field in fields(Record)} - {"orders"}
-_BUSY_TIMEOUT = 10.0
+__all__ = ["GENESIS", "SCHEMA_VERSION", "Entry", "Notice", "Store", "chained"]
 
-_metadata = sa.MetaData()
-_meta = sa.Table(
-    "meta", _metadata, sa.Column("name", sa.Text, primary_key=True), sa.Column("value", sa.Text, nullable=False)
-)
-_records = sa.Table(
-    "records",
-    _metadata,
-    sa.Column("policy", sa.Text, primary_key=True),
-    sa.Column("version", sa.Integer, nullable=False),
-    sa.Column("document", sa.Text, nullable=False),
-)
-_history = sa.Table(
-    "history",
-    _metadata,
-    sa.Column("seq", sa.Integer, primary_key=True),
-    sa.Column("at", sa.Text, nullable=False),
-    sa.Column("policy", sa.Text, index=True),
-    sa.Column("event", sa.Text, nullable=False),
-    sa.Column("key_id", sa.BigInteger),
-    sa.Column("key_name", sa.Text),
-    sa.Column("generation", sa.Integer),
-    sa.Column("why", sa.Text, nullable=False),
-    sa.Column("hash", sa.Text, nullable=False),
-)
-_orders = sa.Table(
-    "orders",
-    _metadata,
-    sa.Column("id", sa.Integer, primary_key=True, autoincrement=True),
-    sa.Column("policy", sa.Text),
-    sa.Column("kind", sa.Text, nullable=False),
-    sa.Column("at", sa.Text, nullable=False),
-    sa.Column("key_id", sa.BigInteger),
-    sa.Column("leaked", sa.Boolean, nullable=False),
-    sa.Column("now", sa.Boolean, nullable=False),
-    sa.Column("unmanaged", sa.Boolean, nullable=False),
-    sa.Column("closed_at", sa.Text),
-)
-_notices = sa.Table(
-    "notices",
-    _metadata,
-    sa.Column("id", sa.Integer, primary_key=True, autoincrement=True),
-    sa.Column("sink", sa.Text, nullable=False, index=True),
-    sa.Column("at", sa.Text, nullable=False),
-    sa.Column("event", sa.Text, nullable=False),
-)
-_outlooks = sa.Table(
-    "outlooks",
-    _metadata,
-    sa.Column("policy", sa.Text, primary_key=True),
-    sa.Column("document", sa.Text, nullable=False),
-)
-_flags = sa.Table(
-    "flags",
-    _metadata,
-    sa.Column("key_id", sa.BigInteger, primary_key=True),
-    sa.Column("since", sa.Text, nullable=False),
-)
-
-
-@dataclass(frozen=True)
-class Entry:
-    """One line of the history."""
-
-    seq: int
-    at: datetime
-    policy: str | None
-    event: str
-    key_id: int | None
-    key_name: str | None
-    generation: int | None
-    why: str
-    hash: str
-
-
-@dataclass(frozen=True)
-class Notice:
-    """An event that a sink of `notify` has not confirmed yet."""
-
-    id: int
-    sink: str
-    at: datetime
-    event: Event
+_SAMPLES_KEPT = 100
+_NOTICES_AT_ONCE = 100
 
 
 class Store:
@@ -133,25 +51,24 @@ class Store:
         `notify` names the sinks that events are kept for. Without `create`, a state that is not there
         is not made.
         """
-        self.path = _path_of(url)
+        self.path = path_of(url)
         self.notify = tuple(notify)
         self._writing = threading.Lock()
-        _prepare_file(self.path, create)
+        prepare_file(self.path, create)
+        self._file = identity(self.path)
         self._engine = sa.create_engine(
-            "sqlite://", creator=self._connect, poolclass=sa.pool.QueuePool, pool_size=4, max_overflow=12
+            "sqlite://",
+            creator=lambda: connect(self.path, create),
+            poolclass=sa.pool.QueuePool,
+            pool_size=4,
+            max_overflow=-1,  # a thread that waits for another's connection could hold up a writer
         )
-        with self._transaction(writing=create) as connection:
-            if create:
-                _metadata.create_all(connection)
-            _check_schema(connection, self.path, create)
-
-    def _connect(self) -> sqlite3.Connection:
-        connection = sqlite3.connect(
-            self.path, timeout=_BUSY_TIMEOUT, isolation_level=None, check_same_thread=False, cached_statements=256
-        )
-        connection.execute("PRAGMA journal_mode=WAL")
-        connection.execute("PRAGMA synchronous=FULL")
-        return connection
+        try:
+            with self._transaction(writing=create) as connection:
+                tables.prepare(connection, self.path, create)
+        except BaseException:
+            self.close()
+            raise
 
     def close(self) -> None:
         """Give back the file handles."""
@@ -164,13 +81,18 @@ class Store:
             with guard, self._engine.connect() as connection:
                 connection.exec_driver_sql("BEGIN IMMEDIATE" if writing else "BEGIN")
                 try:
+                    if writing and identity(self.path) != self._file:
+                        raise StateUnavailable(
+                            f"the state {self.path} was removed or replaced while it was in use",
+                            "restart the service, so that it works with the file that is there now",
+                        )
                     yield connection
                     connection.exec_driver_sql("COMMIT")
                 except BaseException:
                     _roll_back(connection)
                     raise
-        except (sa.exc.DatabaseError, sqlite3.Error) as error:
-            raise _unavailable(self.path, error) from None
+        except (sa.exc.DBAPIError, sqlite3.Error) as error:
+            raise unavailable(self.path, error) from None
 
     # Records
 
@@ -183,11 +105,11 @@ class Store:
         """Every record, by policy, with its open orders."""
         with self._transaction(writing=False) as connection:
             orders: dict[str | None, list[Order]] = {}
-            for order in _open_orders(connection):
+            for order in open_orders(connection):
                 orders.setdefault(order.policy, []).append(order)
-            rows = connection.execute(sa.select(_records.c.policy, _records.c.document)).all()
+            rows = connection.execute(sa.select(tables.records.c.policy, tables.records.c.document)).all()
             return {
-                policy: replace(_parse(policy, document), orders=tuple(orders.get(policy, ())))
+                policy: replace(tables.parse_record(policy, document), orders=tuple(orders.get(policy, ())))
                 for policy, document in rows
             }
 
@@ -210,41 +132,46 @@ class Store:
         return changed
 
     def rename(self, old: str, new: str, now: datetime) -> None:
-        """Let `new` take over the record of `old`, if there is one and `new` has none."""
+        """Let `new` take over the record of `old` and its open orders, unless `new` has had keys of its own."""
+        records = tables.records
         with self._transaction(writing=True) as connection:
             record, version = self._load(connection, old)
-            if version and not self._load(connection, new)[1]:
-                connection.execute(sa.delete(_records).where(_records.c.policy == old))
-                event = Event("policy.renamed", f"policy {old} is now called {new}", new)
-                self._write(connection, new, 0, record, Change(replace(record, policy=new), (event,)), now)
+            own, _ = self._load(connection, new)
+            if not version or own.next_generation > 1 or own.generations:
+                return
+            connection.execute(sa.delete(records).where(records.c.policy.in_((old, new))))
+            connection.execute(sa.delete(tables.outlooks).where(tables.outlooks.c.policy == old))
+            waiting = (tables.orders.c.policy == old) & tables.orders.c.closed_at.is_(None)
+            connection.execute(sa.update(tables.orders).where(waiting).values(policy=new))
+            event = Event("policy.renamed", f"policy {old} is now called {new}", new)
+            renamed = replace(record, policy=new, paused=record.paused or own.paused)
+            self._write(connection, new, 0, record, Change(renamed, (event,)), now)
 
     def _load(self, connection: sa.Connection, policy: str) -> tuple[Record, int]:
         row = connection.execute(
-            sa.select(_records.c.version, _records.c.document).where(_records.c.policy == policy)
+            sa.select(tables.records.c.version, tables.records.c.document).where(tables.records.c.policy == policy)
         ).first()
-        record = _parse(policy, row.document) if row else Record(policy=policy)
-        return replace(record, orders=tuple(_open_orders(connection, policy))), row.version if row else 0
+        record = tables.parse_record(policy, row.document) if row else Record(policy=policy)
+        return replace(record, orders=tuple(open_orders(connection, policy))), row.version if row else 0
 
     def _write(
         self, connection: sa.Connection, policy: str, version: int, before: Record, change: Change, now: datetime
     ) -> Record:
         if replace(change.record, orders=()) != replace(before, orders=()) or version == 0:
-            document = _RECORD.dump_json(change.record, include=_PERSISTED, exclude_defaults=True).decode()
+            document = tables.document_of(change.record)
             if version == 0:
-                connection.execute(sa.insert(_records).values(policy=policy, version=1, document=document))
+                connection.execute(sa.insert(tables.records).values(policy=policy, version=1, document=document))
             else:
                 swapped = connection.execute(
-                    sa.update(_records)
-                    .where(_records.c.policy == policy, _records.c.version == version)
+                    sa.update(tables.records)
+                    .where(tables.records.c.policy == policy, tables.records.c.version == version)
                     .values(version=version + 1, document=document)
                 )
                 if swapped.rowcount != 1:
                     raise StateUnavailable(f"the record of {policy} was changed by another process")
         self._tell(connection, change.events, now)
         if change.closed_orders:
-            connection.execute(
-                sa.update(_orders).where(_orders.c.id.in_(change.closed_orders)).values(closed_at=_text(now))
-            )
+            _close(connection, change.closed_orders, now)
         left = tuple(order for order in before.orders if order.id not in change.closed_orders)
         return replace(change.record, orders=left)
 
@@ -258,48 +185,46 @@ class Store:
     def _tell(self, connection: sa.Connection, events: Sequence[Event], now: datetime) -> None:
         if not events:
             return
-        seq, head = _head(connection)
+        seq, head = head_of(connection)
         for event in events:
             seq += 1
             entry = {
                 "seq": seq,
-                "at": _text(now),
+                "at": text_of(now),
                 "policy": event.policy,
                 "event": event.name,
                 "key_id": event.key_id,
                 "key_name": event.key_name,
                 "generation": event.generation,
-                "why": event.why,
+                "why": blank(event.why),
             }
             head = chained(head, entry)
-            connection.execute(sa.insert(_history).values(**entry, hash=head))
-            if event.notify:
-                for sink in self.notify:
-                    connection.execute(
-                        sa.insert(_notices).values(sink=sink, at=_text(now), event=_EVENT.dump_json(event).decode())
-                    )
+            connection.execute(sa.insert(tables.history).values(**entry, hash=head))
+            for sink in self.notify if event.notify else ():
+                text = tables.event_text(replace(event, why=blank(event.why)))
+                connection.execute(sa.insert(tables.notices).values(sink=sink, at=text_of(now), event=text))
 
     def history(self, policy: str | None = None) -> list[Entry]:
         """The entries, oldest first; those of one policy if it is named."""
-        query = sa.select(_history).order_by(_history.c.seq)
+        query = sa.select(tables.history).order_by(tables.history.c.seq)
         if policy is not None:
-            query = query.where(_history.c.policy == policy)
+            query = query.where(tables.history.c.policy == policy)
         with self._transaction(writing=False) as connection:
-            return [_entry(row._asdict()) for row in connection.execute(query)]
+            return [tables.entry_of(row._asdict()) for row in connection.execute(query)]
 
     def head(self) -> str:
         """The hash of the newest entry."""
         with self._transaction(writing=False) as connection:
-            return _head(connection)[1]
+            return head_of(connection)[1]
 
     def broken_at(self) -> int | None:
         """The first entry that does not follow from the one before, or None if the chain is whole."""
         head, expected = GENESIS, 1
         with self._transaction(writing=False) as connection:
-            for row in connection.execute(sa.select(_history).order_by(_history.c.seq)):
-                fields_of_row = row._asdict()
-                stored = fields_of_row.pop("hash")
-                head = chained(head, fields_of_row)
+            for row in connection.execute(sa.select(tables.history).order_by(tables.history.c.seq)):
+                columns = row._asdict()
+                stored = columns.pop("hash")
+                head = chained(head, columns)
                 if row.seq != expected or stored != head:
                     return expected
                 expected += 1
@@ -307,9 +232,10 @@ class Store:
 
     def newest_time(self) -> datetime | None:
         """The newest time in the history, on Neon's clock."""
+        newest = sa.select(tables.history.c.at).order_by(tables.history.c.seq.desc()).limit(1)
         with self._transaction(writing=False) as connection:
-            at = connection.execute(sa.select(_history.c.at).order_by(_history.c.seq.desc()).limit(1)).scalar()
-        return _time(at) if at else None
+            at = connection.execute(newest).scalar()
+        return time_of(at) if at else None
 
     # Orders
 
@@ -317,10 +243,10 @@ class Store:
         """Take an operator's order down; its number. `order.id` is not used."""
         with self._transaction(writing=True) as connection:
             done = connection.execute(
-                sa.insert(_orders).values(
+                sa.insert(tables.orders).values(
                     policy=order.policy,
                     kind=order.kind.value,
-                    at=_text(order.at),
+                    at=text_of(order.at),
                     key_id=order.key_id,
                     leaked=order.leaked,
                     now=order.now,
@@ -333,29 +259,27 @@ class Store:
     def open_orders(self) -> list[Order]:
         """The orders that nobody has taken up, oldest first."""
         with self._transaction(writing=False) as connection:
-            return list(_open_orders(connection))
+            return list(open_orders(connection))
 
     def close_order(self, order_id: int, events: Sequence[Event], now: datetime) -> None:
         """End an order that belongs to no policy, with what came of it."""
         with self._transaction(writing=True) as connection:
-            connection.execute(sa.update(_orders).where(_orders.c.id == order_id).values(closed_at=_text(now)))
+            _close(connection, (order_id,), now)
             self._tell(connection, events, now)
 
     # Notifications
 
     def notices(self, sink: str) -> list[Notice]:
-        """The events that this sink has not confirmed, oldest first."""
-        query = sa.select(_notices).where(_notices.c.sink == sink).order_by(_notices.c.id)
+        """The oldest events that this sink has not confirmed, in order; at most a hundred."""
+        table = tables.notices
+        query = sa.select(table).where(table.c.sink == sink).order_by(table.c.id).limit(_NOTICES_AT_ONCE)
         with self._transaction(writing=False) as connection:
-            return [
-                Notice(row.id, row.sink, _time(row.at), _EVENT.validate_json(row.event))
-                for row in connection.execute(query)
-            ]
+            return [tables.notice_of(row) for row in connection.execute(query)]
 
     def confirm_notice(self, notice_id: int) -> None:
         """The sink has taken the event."""
         with self._transaction(writing=True) as connection:
-            connection.execute(sa.delete(_notices).where(_notices.c.id == notice_id))
+            connection.execute(sa.delete(tables.notices).where(tables.notices.c.id == notice_id))
 
     # What other processes read
 
@@ -363,148 +287,81 @@ class Store:
         """Remember, by policy, what comes next and why, for `status`."""
         with self._transaction(writing=True) as connection:
             for policy, outlook in outlooks.items():
-                connection.execute(sa.delete(_outlooks).where(_outlooks.c.policy == policy))
-                connection.execute(sa.insert(_outlooks).values(policy=policy, document=json.dumps(outlook)))
+                connection.execute(sa.delete(tables.outlooks).where(tables.outlooks.c.policy == policy))
+                connection.execute(
+                    sa.insert(tables.outlooks).values(policy=policy, document=blank(json.dumps(outlook)))
+                )
 
     def outlooks(self) -> dict[str, dict[str, Any]]:
         """What `set_outlooks` was last given, by policy."""
         with self._transaction(writing=False) as connection:
-            return {row.policy: json.loads(row.document) for row in connection.execute(sa.select(_outlooks))}
+            return {row.policy: json.loads(row.document) for row in connection.execute(sa.select(tables.outlooks))}
 
     def set_meta(self, name: str, value: str) -> None:
         """Remember a word about the state as a whole."""
         with self._transaction(writing=True) as connection:
-            connection.execute(sa.delete(_meta).where(_meta.c.name == name))
-            connection.execute(sa.insert(_meta).values(name=name, value=value))
+            connection.execute(sa.delete(tables.meta).where(tables.meta.c.name == name))
+            connection.execute(sa.insert(tables.meta).values(name=name, value=value))
 
     def meta(self, name: str) -> str | None:
         """What `set_meta` was last given under this name."""
         with self._transaction(writing=False) as connection:
-            return connection.execute(sa.select(_meta.c.value).where(_meta.c.name == name)).scalar()
+            return connection.execute(sa.select(tables.meta.c.value).where(tables.meta.c.name == name)).scalar()
 
     def flags(self) -> dict[int, datetime]:
         """The keys that are flagged as unused, each with since when."""
         with self._transaction(writing=False) as connection:
-            return {row.key_id: _time(row.since) for row in connection.execute(sa.select(_flags))}
+            return {row.key_id: time_of(row.since) for row in connection.execute(sa.select(tables.flags))}
 
     def set_flags(self, add: Sequence[int], drop: Sequence[int], events: Sequence[Event], now: datetime) -> None:
         """Flag keys as unused, clear others, and tell."""
         with self._transaction(writing=True) as connection:
             for key_id in [*add, *drop]:
-                connection.execute(sa.delete(_flags).where(_flags.c.key_id == key_id))
+                connection.execute(sa.delete(tables.flags).where(tables.flags.c.key_id == key_id))
             for key_id in add:
-                connection.execute(sa.insert(_flags).values(key_id=key_id, since=_text(now)))
+                connection.execute(sa.insert(tables.flags).values(key_id=key_id, since=text_of(now)))
             self._tell(connection, events, now)
 
+    # Samples of use
 
-_EVENT = TypeAdapter(Event)
+    def add_samples(self, samples: Sequence[Sample]) -> None:
+        """Keep what was seen of keys' use; of each key the newest 100."""
+        rows = [
+            {"key_id": s.key_id, "used_at": text_of(s.used_at), "addresses": json.dumps(s.addresses)} for s in samples
+        ]
+        uses = tables.uses
+        with self._transaction(writing=True) as connection:
+            for row in rows:
+                connection.execute(sa.insert(uses).prefix_with("OR REPLACE").values(**row))
+                newest = sa.select(uses.c.used_at).where(uses.c.key_id == row["key_id"])
+                kept = newest.order_by(uses.c.used_at.desc()).limit(_SAMPLES_KEPT)
+                connection.execute(
+                    sa.delete(uses).where(uses.c.key_id == row["key_id"], uses.c.used_at.not_in(kept.scalar_subquery()))
+                )
 
+    def samples(self, key_id: int) -> list[Sample]:
+        """What was seen of a key's use, oldest first."""
+        query = sa.select(tables.uses).where(tables.uses.c.key_id == key_id).order_by(tables.uses.c.used_at)
+        with self._transaction(writing=False) as connection:
+            return [_sample(row) for row in connection.execute(query)]
 
-def chained(head: str, entry: Mapping[str, Any]) -> str:
-    """The hash of an entry (all its columns but `hash`) that follows one with the hash `head`."""
-    text = json.dumps(dict(entry), sort_keys=True, separators=(",", ":"), ensure_ascii=True)
-    return "sha256:" + hashlib.sha256(f"{head}\n{text}".encode()).hexdigest()
-
-
-def _head(connection: sa.Connection) -> tuple[int, str]:
-    row = connection.execute(
-        sa.select(_history.c.seq, _history.c.hash).order_by(_history.c.seq.desc()).limit(1)
-    ).first()
-    return (row.seq, row.hash) if row else (0, GENESIS)
-
-
-def _entry(row: dict[str, Any]) -> Entry:
-    return Entry(**{**row, "at": _time(row["at"])})
-
-
-def _open_orders(connection: sa.Connection, policy: str | None = None) -> Iterator[Order]:
-    query = sa.select(_orders).where(_orders.c.closed_at.is_(None)).order_by(_orders.c.id)
-    if policy is not None:
-        query = query.where(_orders.c.policy == policy)
-    for row in connection.execute(query):
-        yield Order(
-            id=row.id,
-            kind=OrderKind(row.kind),
-            at=_time(row.at),
-            policy=row.policy,
-            key_id=row.key_id,
-            leaked=row.leaked,
-            now=row.now,
-            unmanaged=row.unmanaged,
-        )
+    def newest_uses(self) -> dict[int, datetime]:
+        """The newest use of each key that was kept."""
+        query = sa.select(tables.uses.c.key_id, sa.func.max(tables.uses.c.used_at)).group_by(tables.uses.c.key_id)
+        with self._transaction(writing=False) as connection:
+            return {key_id: time_of(used_at) for key_id, used_at in connection.execute(query)}
 
 
-def _parse(policy: str, document: str) -> Record:
-    try:
-        record = _RECORD.validate_json(document)
-    except ValidationError:
-        raise NeedsPerson(
-            f"the state's record of policy {policy} cannot be read",
-            "restore the state from a backup, or run the version of rotator that wrote it",
-        ) from None
-    if record.document > DOCUMENT_VERSION:
-        raise NeedsPerson(
-            f"the state's record of policy {policy} was written by a newer rotator (format {record.document}, this one "
-            f"reads up to {DOCUMENT_VERSION})",
-            "run that version again",
-        )
-    return record
+def _sample(row: sa.Row[Any]) -> Sample:
+    return Sample(row.key_id, time_of(row.used_at), tuple(json.loads(row.addresses)))
 
 
-def _text(moment: datetime) -> str:
-    return moment.astimezone(UTC).isoformat()
-
-
-def _time(text: str) -> datetime:
-    return datetime.fromisoformat(text)
-
-
-def _path_of(url: str) -> Path:
-    prefix = "sqlite:///"
-    if not url.startswith(prefix):
-        raise NeedsPerson(
-            f"the state {url.partition(':')[0]}: is not supported by this version", "use sqlite:///PATH for now"
-        )
-    return Path(url[len(prefix) :])
-
-
-def _prepare_file(path: Path, create: bool) -> None:
-    try:
-        if not path.exists():
-            if not create:
-                raise NeedsPerson(f"there is no state at {path} yet", "start the service first: rotator run")
-            path.touch(mode=0o600, exist_ok=True)
-        elif create and path.stat().st_mode & 0o077:
-            path.chmod(0o600)
-    except OSError as error:
-        raise NeedsPerson(
-            f"the state {path} cannot be opened: {error.strerror}",
-            f"make the folder {path.parent} writable for the user that rotator runs as, or change state",
-        ) from None
-
-
-def _check_schema(connection: sa.Connection, path: Path, create: bool) -> None:
-    found = connection.execute(sa.select(_meta.c.value).where(_meta.c.name == "schema")).scalar()
-    if found is None and create:
-        connection.execute(sa.insert(_meta).values(name="schema", value=str(SCHEMA_VERSION)))
-    elif found is not None and int(found) > SCHEMA_VERSION:
-        raise NeedsPerson(
-            f"the state {path} was written by a newer rotator (schema {found}, this one reads up to {SCHEMA_VERSION})",
-            "run that version again, or restore a state that it has not touched",
-        )
+def _close(connection: sa.Connection, orders: Sequence[int], now: datetime) -> None:
+    connection.execute(sa.update(tables.orders).where(tables.orders.c.id.in_(orders)).values(closed_at=text_of(now)))
 
 
 def _roll_back(connection: sa.Connection) -> None:
     try:
         connection.exec_driver_sql("ROLLBACK")
-    except (sa.exc.DatabaseError, sqlite3.Error):
+    except (sa.exc.DBAPIError, sqlite3.Error):
         connection.invalidate()  # the transaction is already gone, and so must the connection be
-
-
-def _unavailable(path: Path, error: Exception) -> StateUnavailable | NeedsPerson:
-    cause = str(getattr(error, "orig", None) or error)
-    if "not a database" in cause or "malformed" in cause:
-        return NeedsPerson(f"the state {path} is damaged: {cause}", "restore it from a backup, or move it away")
-    return StateUnavailable(
-        f"the state {path} cannot be used: {cause}", "check the disk's free space and the file's permissions"
-    )

@@ -15,9 +15,9 @@ ROWS: tuple[tuple[str, ...], ...] = (
     ("", "errors", "secret", "words"),
     ("model", "fields"),
     ("schedule", "cadence", "standing", "transitions", "systemd", "lock", "log", "rate", "clock"),
-    ("due", "revocation", "decide", "bookkeeping", "observe", "usage"),
+    ("due", "revocation", "decide", "bookkeeping", "observe", "usage", "lag", "rhythm"),
     ("foresee", "status", "explain"),
-    ("sinks", "neon", "neon_wire", "neon_answers", "store", "store_tables"),
+    ("sinks", "neon", "neon_wire", "neon_answers", "store", "store_file", "store_tables"),
     ("ports", "lists", "outside", "engine", "rounds", "notify"),
     ("config", "settings", "yaml_places", "contradictions", "config_faults", "config_schema"),
     ("assembly",),
@@ -27,10 +27,10 @@ ROWS: tuple[tuple[str, ...], ...] = (
     ("__main__",),
 )
 RANK = {name: rank for rank, names in enumerate(ROWS) for name in names}
-ADAPTERS = {"sinks", "neon", "neon_wire", "neon_answers", "store", "store_tables"}
+ADAPTERS = {"sinks", "neon", "neon_wire", "neon_answers", "store", "store_file", "store_tables"}
 PURE = {
     *("model", "words", "schedule", "standing", "transitions", "due", "revocation", "decide"),
-    *("bookkeeping", "observe", "usage", "foresee", "status", "explain"),
+    *("bookkeeping", "observe", "usage", "lag", "rhythm", "foresee", "status", "explain"),
 }
 IMPURE_LIBRARIES = {
     *("os", "sys", "io", "time", "random", "secrets", "socket", "subprocess", "threading", "logging"),
@@ -100,7 +100,7 @@ def test_adapters_do_not_know_each_other() -> None:
     families = {
         "neon": {"neon", "neon_wire", "neon_answers", "rate", "clock"},
         "sinks": {"sinks"},
-        "store": {"store", "store_tables"},
+        "store": {"store", "store_file", "store_tables"},
     }
     for path in _files():
         if _home(path) in ADAPTERS:

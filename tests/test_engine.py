@@ -465,3 +465,101 @@ def test_dying_at_any_boundary_of_a_rotation_breaks_no_consumer_and_loses_no_key
 def _consumers_work(world: World, name: str) -> None:
     assert world.works(app(world)), f"the first consumer fails {name}"
     assert world.works(raw(world)), f"the second consumer fails {name}"
+
+
+def test_the_use_of_keys_is_sampled_when_it_changes(world: World) -> None:
+    world.settle()
+    (key,) = world.ours()
+    secret = world.neon.secret_of(key)
+    stranger = world.neon.create_key("terraform").id
+    for _ in range(3):
+        world.push(days=1)
+        assert world.neon.use(secret, "203.0.113.7, 198.51.100.2")
+        world.live_through(3600, step=600)
+
+    uses = [(sample.used_at.day, sample.addresses) for sample in world.store.samples(key)][-3:]
+    assert uses == [(day, ("203.0.113.7", "198.51.100.2")) for day in (24, 25, 26)]
+    assert world.store.samples(stranger) == []
+    assert world.store.samples(world.neon.management_key_id) == []
+
+
+def test_of_many_samples_the_newest_hundred_are_kept(world: World) -> None:
+    from datetime import timedelta
+
+    from rotator.rhythm import Sample
+
+    now = world.clock.now()
+    world.store.add_samples([Sample(1, now + timedelta(hours=n)) for n in range(130)])
+
+    kept = world.store.samples(1)
+    assert len(kept) == 100
+    assert kept[-1].used_at == now + timedelta(hours=129)
+    assert world.store.newest_uses() == {1: now + timedelta(hours=129)}
+
+
+def test_why_tells_how_a_held_key_is_used_and_who_has_moved(world: World) -> None:
+    from rotator.explain import explain_policy
+
+    world.settle()
+    (old,) = world.ours()
+    for address in ("203.0.113.7", "198.51.100.4") * 6:
+        world.push(days=2.4)
+        assert world.neon.use(world.neon.secret_of(old), address)
+        world.settle()
+    world.live_through(2 * DAY, step=DAY / 2)
+    new = world.status("ci")["live"]["id"]
+    world.neon.use(world.neon.secret_of(old), "203.0.113.7")
+    world.settle()
+    world.push(hours=1)
+    world.neon.use(world.neon.secret_of(new), "198.51.100.4")
+    world.settle()
+
+    samples = {key: world.store.samples(key) for key in (old, new)}
+    policy, record = world.config.policies["ci"], world.record("ci")
+    told = " ".join(explain_policy("ci", policy, record, {}, world.clock.now(), samples))
+
+    assert "used about every 2d 9h (" in told
+    assert "198.51.100.4 has moved to the new key; 203.0.113.7 has not been seen with the new key yet" in told
+
+
+def test_with_usage_frozen_the_hold_says_that_the_signal_cannot_be_trusted(world: World) -> None:
+    world.live_through(29 * DAY, step=DAY / 2)
+    world.neon.fault("usage_frozen", on="list", times=None)
+
+    world.live_through(3 * DAY, step=3600)
+
+    status = world.status("ci")
+    assert status["state"] == "held"
+    assert "last_used_at cannot be trusted" in status["older"][0]["held"]["why"]
+    assert len(world.told("revocation.held")) == 1
+    assert len(world.ours()) == 2
+
+    world.neon.clear_faults()
+    world.live_through(3 * 3600, step=900)
+    assert len(world.ours()) == 1
+
+
+def test_with_usage_frozen_for_good_the_key_is_kept_at_most_as_long_as_the_policy_says(tmp_path: Path) -> None:
+    world = World(tmp_path, TWO_FILES + "    hold: {at_most: 2d, then: revoke}\n")
+    try:
+        world.live_through(29 * DAY, step=DAY / 2)
+        world.neon.fault("usage_frozen", on="list", times=None)
+        world.live_through(3.5 * DAY, step=3 * 3600)
+        assert len(world.ours()) == 2
+        world.live_through(1.5 * DAY, step=3 * 3600)
+        assert len(world.ours()) == 1
+    finally:
+        world.close()
+
+
+def test_usage_that_lags_less_than_the_quiet_period_only_delays_a_revocation(world: World) -> None:
+    world.neon.fault("usage_lag", seconds=1800, on="list", times=None)
+    world.settle()
+    world.live_through(29.9 * DAY, step=DAY / 4)
+    (old,) = world.ours()
+    world.live_through(0.2 * DAY, step=300)
+    assert world.neon.use(world.neon.secret_of(old), "203.0.113.7")
+
+    world.live_through(1.3 * DAY, step=300)
+
+    assert old not in world.ours()

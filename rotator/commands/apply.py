@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import signal
 import threading
 from datetime import timedelta
 from pathlib import Path
@@ -35,17 +34,17 @@ def apply(config: Path, timeout: timedelta) -> int:
     from rotator import log
     from rotator.assembly import assemble
     from rotator.lock import ProcessLock
-    from rotator.oneshot import carry_out
+    from rotator.oneshot import carry_out, ended_by_signals
     from rotator.status import needs_a_person, status_document
 
     with ProcessLock(state_path(loaded)) as lock:
         lock.acquire("apply")
         log.setup()
-        stop = threading.Event()
-        signal.signal(signal.SIGTERM, lambda *_: stop.set())
-        assembly = assemble(loaded, stop)
+        assembly = assemble(loaded, threading.Event())
         try:
-            ended = carry_out(assembly, {*loaded.policies, *assembly.store.records()}, timeout)
+            with ended_by_signals(assembly):
+                ended = carry_out(assembly, {*loaded.policies, *assembly.store.records()}, timeout)
+                assembly.notifier.send_waiting()
             document = status_document(
                 loaded.policies,
                 assembly.store.records(),
@@ -54,7 +53,6 @@ def apply(config: Path, timeout: timedelta) -> int:
                 leader=True,
                 head=assembly.store.head(),
             )
-            assembly.notifier.send_waiting()
         finally:
             assembly.close()
     return 1 if not ended or needs_a_person(document) else 0

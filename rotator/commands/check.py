@@ -34,9 +34,9 @@ def check(config: Path, online: bool, as_json: bool) -> int:
     else:
         for where, problem in problems:
             click.echo(f"{where}: {problem}", err=True)
-        click.echo(
-            f"{config}: {len(loaded.policies)} policies, {len(loaded.sinks)} sinks: {_verdict(problems, online)}"
-        )
+        policies, sinks = len(loaded.policies), len(loaded.sinks)
+        counted = f"{policies} {'policy' if policies == 1 else 'policies'}, {sinks} {'sink' if sinks == 1 else 'sinks'}"
+        click.echo(f"{config}: {counted}: {_verdict(problems, online)}")
     return 1 if problems else 0
 
 
@@ -98,6 +98,9 @@ def _state_problems(config: Config) -> list[tuple[str, str]]:
 
     try:
         path = state_path(config)
+        obstacle = _obstacle(path)
+        if obstacle is not None:
+            return [("state", obstacle)]
         if path.exists():
             store = Store(config.state, create=False)
             store.records()
@@ -105,8 +108,25 @@ def _state_problems(config: Config) -> list[tuple[str, str]]:
             store.close()
             if broken is not None:
                 return [("state", f"the history breaks at entry {broken}; see rotator history --verify")]
-        elif not path.parent.is_dir():
-            return [("state", f"the folder {path.parent} is not there; create it, writable for this user")]
     except RotatorError as error:
         return [("state", str(error))]
     return []
+
+
+def _obstacle(state: Path) -> str | None:
+    """Why this user could not keep a state there, or None."""
+    import os
+
+    folder = state.parent
+    owned = f"make it and what is in it belong to the user that rotator runs as, who is {os.geteuid()} now"
+    try:
+        there = folder.is_dir()
+    except OSError as error:
+        return f"the folder {folder} cannot be reached: {error.strerror}; {owned}"
+    if not there:
+        return f"the folder {folder} is not there; create it, writable for this user"
+    if not os.access(folder, os.R_OK | os.W_OK | os.X_OK, effective_ids=True):
+        return f"the folder {folder} cannot be written; {owned}"
+    if state.exists() and not os.access(state, os.R_OK | os.W_OK, effective_ids=True):
+        return f"the state {state} cannot be written; {owned}"
+    return None

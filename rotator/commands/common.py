@@ -74,7 +74,7 @@ def state_path(config: Config) -> Path:
 
 
 def policy_named(config: Config, name: str) -> str:
-    """The name, if it is that of a policy. Raises NeedsPerson with the names there are."""
+    """The name, if it is that of a policy. Raises UsageError with the names there are."""
     if name in config.policies:
         return name
     raise click.UsageError(f"there is no policy {name}; there are: {', '.join(config.policies)}")

@@ -6,7 +6,15 @@ from pathlib import Path
 
 import click
 
-from rotator.commands.common import config_option, json_option, load_config, open_to_read, print_json, print_table
+from rotator.commands.common import (
+    config_option,
+    json_option,
+    load_config,
+    open_to_read,
+    policy_named,
+    print_json,
+    print_table,
+)
 from rotator.status import instant
 from rotator.words import when
 
@@ -22,11 +30,14 @@ def history(policy: str | None, config: Path, verify: bool, as_json: bool) -> in
     Each entry carries a hash of the one before, so a changed or missing entry shows. The newest hash,
     which status prints, kept elsewhere also shows a cut end.
     """
-    store = open_to_read(load_config(config))
+    loaded = load_config(config)
+    store = open_to_read(loaded)
     try:
         if verify:
             return _verify(store.broken_at(), store.head(), len(store.history()), as_json)
         entries = store.history(policy)
+        if policy is not None and not entries:
+            policy_named(loaded, policy)
     finally:
         store.close()
     if as_json:

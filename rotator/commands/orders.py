@@ -24,12 +24,14 @@ from rotator.errors import AlreadyRunning, NeedsPerson
 if TYPE_CHECKING:
     from rotator.assembly import Assembly
     from rotator.config import Config
-    from rotator.model import Order
-    from rotator.store import Store
+    from rotator.lock import ProcessLock
+    from rotator.model import Order, Record
+    from rotator.store import Entry, Store
     from rotator.usage import KeyReport
 
 _TAKEN_WITHIN = 10.0
 _REVOKED_WITHIN = 60.0
+_BACK_WITHIN = 10.0  # a service that is restarted is back by then
 _ALONE_AT_MOST = timedelta(minutes=5)
 
 
@@ -56,32 +58,58 @@ def rotate(policy: str, config: Path, leaked: bool, now: bool, wait: bool, yes: 
     order = Order(0, OrderKind.ROTATE, _epoch(), policy=policy, leaked=leaked, now=now)
 
     def alone(assembly: Assembly) -> int:
-        from rotator.standing import live
+        from rotator.standing import live, older
 
-        _refuse_if_paused(loaded, assembly.store, policy)
+        _refuse_if_paused(loaded, assembly.store.record(policy), "created")
         before = live(assembly.store.record(policy))
+        assembly.neon.list_keys(loaded.policies[policy].scope.account)  # an order that nobody can carry out is no order
         _work(assembly, order, policy)
-        after = live(assembly.store.record(policy))
-        if after is None or after == before or (before is not None and after.key_id == before.key_id):
-            why = assembly.store.outlooks().get(policy, {}).get("why", "see rotator status")
-            raise NeedsPerson(f"the rotation of {policy} did not come to its end: {why}")
+        record = assembly.store.record(policy)
+        after = live(record)
+        if after is None or (before is not None and after.key_id == before.key_id):
+            raise NeedsPerson(f"the rotation of {policy} did not come to its end: {_outlook(assembly.store, policy)}")
         click.echo(f"{after.name} (id {after.key_id}) is live")
+        for left in (generation for generation in older(record) if generation.condemned):
+            error = left.revocation.error if left.revocation else None
+            why = error or _outlook(assembly.store, policy)
+            raise NeedsPerson(
+                f"key {left.key_id} ({left.name}), which leaked, is not revoked yet: {why}",
+                "start the service or run: rotator apply",
+            )
         return 0
 
-    def beside(store: Store) -> int:
+    def beside(store: Store, lock: ProcessLock) -> int:
         from rotator.standing import live
 
-        _refuse_if_paused(loaded, store, policy)
+        _refuse_if_paused(loaded, store.record(policy), "created")
         before = live(store.record(policy))
-        number = store.add_order(replace(order, at=_state_time(store)))
-        taken = _until(lambda: all(o.id != number for o in store.open_orders()), _TAKEN_WITHIN)
+        began = _newest(store)
+        at = _state_time(store)
+        number = store.add_order(replace(order, at=at))
+
+        def is_open() -> bool:
+            return any(each.id == number for each in store.open_orders())
+
         if not wait:
-            click.echo("the service has begun the rotation" if taken else _not_taken(store, policy))
+            if not _until(lambda: not is_open(), _TAKEN_WITHIN):
+                raise NeedsPerson(
+                    f"the order is recorded, but the service has not begun: {_outlook(store, policy)}",
+                    "it is carried out within an hour, or lapses",
+                )
+            click.echo("the service has begun the rotation")
             return 0
         previous = before.key_id if before else None
+        held_at = time.monotonic()
         while (current := live(store.record(policy))) is None or current.key_id == previous:
-            if not any(o.id == number for o in store.open_orders()) and _lapsed(store, policy, number):
-                raise NeedsPerson(f"the order lapsed; see rotator why {policy}")
+            if not is_open() and (why := _lapsed(store, began, lambda entry: entry.policy == policy)):
+                raise NeedsPerson(why)
+            if why := _refused(store, policy, at):
+                raise NeedsPerson(why)
+            held_at = time.monotonic() if lock.is_held() else held_at
+            if time.monotonic() - held_at > _BACK_WITHIN:
+                raise NeedsPerson(
+                    "the service has ended before the new key was live", "start it again: it takes up the rotation"
+                )
             time.sleep(0.5)
         click.echo(f"{current.name} (id {current.key_id}) is live")
         return 0
@@ -115,6 +143,8 @@ def revoke(key_id: int, config: Path, unmanaged: bool, yes: bool) -> int:
         raise NeedsPerson(
             f"no policy owns key {key_id} ({report.key.name})", "add --unmanaged to revoke it all the same"
         )
+    if report.policy is not None and report.policy in loaded.policies:
+        _refuse_if_paused(loaded, seen.records[report.policy], "revoked")
     _confirm(_consequences(report, seen.now), yes)
     order = Order(0, OrderKind.REVOKE, _epoch(), policy=report.policy, key_id=key_id, unmanaged=unmanaged)
 
@@ -128,19 +158,23 @@ def revoke(key_id: int, config: Path, unmanaged: bool, yes: bool) -> int:
             assembly.rounds.obey()
         else:
             _work(assembly, order, report.policy)
-        return _outcome(assembly.store, gone(assembly.store))
+        return outcome(assembly.store)
 
-    def beside(store: Store) -> int:
+    def beside(store: Store, lock: ProcessLock) -> int:
+        began = _newest(store)
         store.add_order(replace(order, at=_state_time(store)))
-        _until(lambda: gone(store), _REVOKED_WITHIN)
-        return _outcome(store, gone(store))
+        _until(
+            lambda: gone(store) or bool(_lapsed(store, began, lambda entry: entry.key_id == key_id)), _REVOKED_WITHIN
+        )
+        return outcome(store)
 
-    def _outcome(store: Store, done: bool) -> int:
-        if done:
+    def outcome(store: Store) -> int:
+        if gone(store):
             click.echo(f"key {key_id} ({report.key.name}) is revoked")
             return 0
-        last = [e.why for e in store.history() if e.key_id == key_id]
-        raise NeedsPerson(f"key {key_id} is not revoked yet: {last[-1] if last else 'see rotator status'}")
+        failed = ("revocation.failed", "order.lapsed")
+        last = [entry.why for entry in store.history() if entry.key_id == key_id and entry.event in failed]
+        raise NeedsPerson(f"key {key_id} is not revoked yet: {last[-1] if last else _outlook(store, report.policy)}")
 
     return _alone_or_beside(loaded, "revoke", alone, beside)
 
@@ -180,11 +214,12 @@ def _set_paused(config: Config, policy: str | None, *, paused: bool) -> int:
 
 
 def _alone_or_beside(
-    config: Config, command: str, alone: Callable[[Assembly], int], beside: Callable[[Store], int]
+    config: Config, command: str, alone: Callable[[Assembly], int], beside: Callable[[Store, ProcessLock], int]
 ) -> int:
     from rotator import log
     from rotator.assembly import assemble
     from rotator.lock import ProcessLock
+    from rotator.oneshot import ended_by_signals
     from rotator.store import Store
 
     with ProcessLock(state_path(config)) as lock:
@@ -193,13 +228,14 @@ def _alone_or_beside(
         except AlreadyRunning:
             store = Store(config.state, create=False)
             try:
-                return beside(store)
+                return beside(store, lock)
             finally:
                 store.close()
         log.setup()
         assembly = assemble(config, threading.Event())
         try:
-            return alone(assembly)
+            with ended_by_signals(assembly):
+                return alone(assembly)
         finally:
             assembly.close()
 
@@ -231,9 +267,12 @@ def _epoch() -> datetime:
     return datetime.fromtimestamp(0, UTC)
 
 
-def _refuse_if_paused(config: Config, store: Store, policy: str) -> None:
-    if config.policies[policy].paused or store.record(policy).paused:
-        raise NeedsPerson(f"policy {policy} is paused, so nothing is created", f"first run: rotator resume {policy}")
+def _refuse_if_paused(config: Config, record: Record, done: str) -> None:
+    policy = record.policy
+    if config.policies[policy].paused:
+        raise NeedsPerson(f"policy {policy} is paused, so nothing is {done}", "first set paused: false for it")
+    if record.paused:
+        raise NeedsPerson(f"policy {policy} is paused, so nothing is {done}", f"first run: rotator resume {policy}")
 
 
 def _confirm(text: str, yes: bool) -> None:
@@ -268,12 +307,26 @@ def _until(holds: Callable[[], bool], seconds: float) -> bool:
     return True
 
 
-def _not_taken(store: Store, policy: str) -> str:
-    why = store.outlooks().get(policy, {}).get("why", "it has not decided yet")
-    return f"the order is recorded, but the service has not begun: {why}"
+def _outlook(store: Store, policy: str | None) -> str:
+    """What the last decision about a policy said."""
+    why: str = store.outlooks().get(policy or "", {}).get("why", "see rotator status")
+    return why
 
 
-def _lapsed(store: Store, policy: str, order: int) -> bool:
-    record = store.record(policy)
-    under_way = record.rotation is not None or record.intent is not None
-    return not under_way and any(entry.event == "order.lapsed" for entry in store.history(policy)[-3:])
+def _refused(store: Store, policy: str, since: datetime) -> str:
+    """Why the policy waits for a person, if that was decided since then, or an empty string."""
+    outlook = store.outlooks().get(policy, {})
+    if outlook.get("do") != "refuse" or datetime.fromisoformat(outlook["decided_at"]) < since:
+        return ""
+    return str(outlook["why"])
+
+
+def _newest(store: Store) -> int:
+    """The number of the newest entry of the history."""
+    return max((entry.seq for entry in store.history()), default=0)
+
+
+def _lapsed(store: Store, since: int, about: Callable[[Entry], bool]) -> str:
+    """Why an order that was given after an entry of the history has lapsed, or an empty string."""
+    lapsed = (entry for entry in store.history() if entry.seq > since and entry.event == "order.lapsed")
+    return next((entry.why for entry in lapsed if about(entry)), "")

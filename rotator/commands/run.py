@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import signal
+import sys
 import threading
 from pathlib import Path
 
@@ -17,6 +19,9 @@ def run(config: Path) -> None:
 
     SIGHUP loads the configuration again, SIGTERM ends the service: the step in hand is finished first.
     """
+    # Until the service heeds them itself: it has begun nothing, and is about to load what SIGHUP would load.
+    signal.signal(signal.SIGHUP, signal.SIG_IGN)
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(0))
     loaded = load_config(config)
     from rotator import log
     from rotator.assembly import assemble

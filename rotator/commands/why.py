@@ -12,7 +12,11 @@ from rotator.commands.common import config_option, json_option, load_config, ope
 
 if TYPE_CHECKING:
     from rotator.config import Config
+    from rotator.model import Record
+    from rotator.rhythm import Sample
     from rotator.store import Store
+
+_GONE = ("api_key.revoked", "key.gone")
 
 
 @click.command()
@@ -44,7 +48,12 @@ def _about(config: Config, store: Store, name: str) -> tuple[str, list[str]]:
         raise click.UsageError(f"there is no policy {name}; there are: {', '.join(config.policies)}")
     record = store.record(name)
     outlook = store.outlooks().get(name, {})
-    return name, explain_policy(name, config.policies.get(name), record, outlook, datetime.now(UTC))
+    policy, now = config.policies.get(name), datetime.now(UTC)
+    return name, explain_policy(name, policy, record, outlook, now, _samples(store, record))
+
+
+def _samples(store: Store, record: Record) -> dict[int, list[Sample]]:
+    return {generation.key_id: store.samples(generation.key_id) for generation in record.generations}
 
 
 def _about_key(config: Config, store: Store, key_id: int) -> tuple[str | None, list[str]]:
@@ -57,12 +66,18 @@ def _about_key(config: Config, store: Store, key_id: int) -> tuple[str | None, l
             policy = config.policies.get(record.policy)
             if policy is None:
                 return record.policy, explain_policy(record.policy, None, record, {}, datetime.now(UTC))
-            sentence = explain_generation(policy, record, find(record, key_id), datetime.now(UTC))
+            sentence = explain_generation(
+                policy, record, find(record, key_id), datetime.now(UTC), _samples(store, record)
+            )
             return record.policy, [f"Key {key_id} belongs to policy {record.policy}.", sentence]
     past = [entry for entry in store.history() if entry.key_id == key_id]
     if past:
         told = [f"{when(entry.at)}: {entry.event}: {entry.why}." for entry in past]
-        return past[-1].policy, [f"Key {key_id} is no longer there. What was done with it:", *told]
+        if past[-1].event in _GONE:
+            return past[-1].policy, [f"Key {key_id} is no longer there. What was done with it:", *told]
+        return None, [f"No policy owns key {key_id}; it is only listed. What is known of it:", *told]
+    if key_id == config.neon.api_key_id:
+        return None, [f"Key {key_id} is the management key (neon.api_key_id says so); it is never revoked by order."]
     return None, [
         f"No policy owns key {key_id}, and the history does not know it; so nothing ever happens to it. "
         "rotator keys --unmanaged lists such keys."

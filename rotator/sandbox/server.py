@@ -252,9 +252,7 @@ class Sandbox:
             self._counts[name, str(status or "none")] += 1
         return answer
 
-    def _serve(
-        self, request: Request, route: Route, parameters: Mapping[str, str], request_id: str
-    ) -> Answer | None:
+    def _serve(self, request: Request, route: Route, parameters: Mapping[str, str], request_id: str) -> Answer | None:
         with self._lock:
             if not self._admitted(request, route):
                 return error(429, MESSAGES[429], request_id)

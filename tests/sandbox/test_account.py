@@ -122,9 +122,7 @@ def test_a_name_has_1_to_64_characters(accounts: Accounts, name: str, fits: bool
     [("org-none", None), (ORG, "project-b"), (None, PROJECT)],
     ids=["unknown organization", "another organization's project", "a project without its organization"],
 )
-def test_a_key_needs_an_owner_that_exists(
-    accounts: Accounts, organization: str | None, project: str | None
-) -> None:
+def test_a_key_needs_an_owner_that_exists(accounts: Accounts, organization: str | None, project: str | None) -> None:
     with pytest.raises(Refused) as error:
         accounts.create("key", T0, organization=organization, project=project)
     assert error.value.status == 404
@@ -170,8 +168,7 @@ def a_caller(accounts: Accounts, scope: str) -> Key:
 ALLOWED = "allowed"
 NOT_ALLOWED = "404 not allowed for organization API keys"
 OUTSIDE = (
-    "404 not allowed to perform actions outside the project this key is scoped to; "
-    f'subject_project_id:"{PROJECT}"'
+    f'404 not allowed to perform actions outside the project this key is scoped to; subject_project_id:"{PROJECT}"'
 )
 UNKNOWN = "404 organization not found"
 

@@ -94,9 +94,7 @@ def test_what_is_no_fault_is_refused_with_a_sentence(spec: object, complaint: st
         parse(spec)
 
 
-@pytest.mark.parametrize(
-    "text", ["locked:on", "locked:=3", "locked:on=list,on=auth", "", "locked:times=many"]
-)
+@pytest.mark.parametrize("text", ["locked:on", "locked:=3", "locked:on=list,on=auth", "", "locked:times=many"])
 def test_text_that_is_no_fault_is_refused(text: str) -> None:
     with pytest.raises(FaultError):
         parse_text(text)
@@ -151,16 +149,12 @@ def armed(*texts: str) -> Faults:
         "not others",
     ],
 )
-def test_faults_strike_whom_they_are_meant_for(
-    texts: list[str], calls: list[str], expected: list[str | None]
-) -> None:
+def test_faults_strike_whom_they_are_meant_for(texts: list[str], calls: list[str], expected: list[str | None]) -> None:
     assert outcomes(armed(*texts), *calls) == expected
 
 
 def test_delays_and_views_come_besides_what_decides_the_outcome() -> None:
-    faults = armed(
-        "slow:seconds=1", "lost_answer", "locked", "slow:seconds=2", "usage_frozen", "partial_list:omit=7"
-    )
+    faults = armed("slow:seconds=1", "lost_answer", "locked", "slow:seconds=2", "usage_frozen", "partial_list:omit=7")
     strike = faults.strike("list")
     assert strike.delay == 3
     assert (strike.before(), strike.after()) == (None, parse({"fault": "lost_answer"}))
@@ -330,9 +324,7 @@ def test_an_empty_list_says_nothing_about_the_keys(neon: Sandbox, api: Api) -> N
     assert [api.list().json() for _ in range(3)].count([]) == 2
 
 
-def test_lagging_usage_is_as_it_was_then_while_the_keys_are_of_now(
-    neon: Sandbox, api: Api, clock: Clock
-) -> None:
+def test_lagging_usage_is_as_it_was_then_while_the_keys_are_of_now(neon: Sandbox, api: Api, clock: Clock) -> None:
     key = neon.create_key("key")
     neon.use(neon.secret_of(key.id), "198.51.100.1")
     clock.advance(90)

@@ -125,9 +125,7 @@ def test_the_command_says_how_to_reach_it_and_ends_on_a_signal() -> None:
             command = shlex.split(lines[2].removeprefix("Try: "))
             assert command[:2] == ["curl", "-H"]
             name, _, value = command[2].partition(": ")
-            assert (
-                requests.get(command[3], headers={name: value}, timeout=20).json()[0]["name"] == "management"
-            )
+            assert requests.get(command[3], headers={name: value}, timeout=20).json()[0]["name"] == "management"
             control = shlex.split(lines[3].removeprefix("Faults: "))
             waiting = requests.post(control[-1], data=control[2], timeout=20).json()
             assert [fault["fault"] for fault in waiting] == ["lost_answer", "lost_answer"]
@@ -140,9 +138,7 @@ def served(secret: str, faults: list[str]) -> Iterator[tuple[subprocess.Popen[st
     code = "import os; from rotator.sandbox.server import serve; "
     code += f"serve('127.0.0.1:0', [os.environ['KEY']], {faults!r}, False)"
     environment = {**os.environ, "KEY": secret, "PYTHONPATH": os.pathsep.join(filter(None, sys.path))}
-    with subprocess.Popen(
-        [sys.executable, "-c", code], stdout=subprocess.PIPE, text=True, env=environment
-    ) as process:
+    with subprocess.Popen([sys.executable, "-c", code], stdout=subprocess.PIPE, text=True, env=environment) as process:
         assert process.stdout is not None
         try:
             yield process, [process.stdout.readline().rstrip("\n") for _ in range(4)]
@@ -150,17 +146,12 @@ def served(secret: str, faults: list[str]) -> Iterator[tuple[subprocess.Popen[st
             process.kill()
 
 
-def test_the_command_says_so_when_the_port_is_taken(
-    neon: Sandbox, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_the_command_says_so_when_the_port_is_taken(neon: Sandbox, capsys: pytest.CaptureFixture[str]) -> None:
     before = signal.getsignal(signal.SIGTERM)
     listen = "{}:{}".format(*address_of(neon))
     with pytest.raises(OSError, match="in use") as error:
         serve(listen, (), (), False)
-    assert (
-        error.value.strerror
-        == f"cannot listen on {listen}: Address already in use; choose another with --listen"
-    )
+    assert error.value.strerror == f"cannot listen on {listen}: Address already in use; choose another with --listen"
     assert signal.getsignal(signal.SIGTERM) == before
     assert capsys.readouterr().out == ""
 
@@ -178,9 +169,7 @@ def test_an_address_to_listen_on_is_host_and_port(listen: str, address: tuple[st
     assert parse_listen(listen) == address
 
 
-@pytest.mark.parametrize(
-    "listen", ["8788", ":8788", "localhost", "localhost:", "localhost:x", "localhost:70000"]
-)
+@pytest.mark.parametrize("listen", ["8788", ":8788", "localhost", "localhost:", "localhost:x", "localhost:70000"])
 def test_what_is_no_address_is_refused(listen: str) -> None:
     with pytest.raises(ValueError, match="expected HOST:PORT"):
         parse_listen(listen)

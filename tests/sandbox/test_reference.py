@@ -116,9 +116,7 @@ CALLS: dict[str, tuple[str, str, int, Callable[[Api, int, int], requests.Respons
 
 
 @pytest.mark.parametrize("name", CALLS)
-def test_each_answer_is_valid_by_neons_openapi_document(
-    neon: Sandbox, api: Api, document: Any, name: str
-) -> None:
+def test_each_answer_is_valid_by_neons_openapi_document(neon: Sandbox, api: Api, document: Any, name: str) -> None:
     path, method, status, call = CALLS[name]
     mine = neon.create_key("mine").id
     theirs = neon.create_key("theirs", ORG, "sandbox-project").id
@@ -136,9 +134,7 @@ def test_answers_to_organization_keys_are_valid_too(neon: Sandbox, document: Any
             validate(document, OF_ORG, "get", api.list(ORG))
 
 
-def test_what_faults_and_limits_answer_has_neons_shape_of_errors(
-    neon: Sandbox, api: Api, document: Any
-) -> None:
+def test_what_faults_and_limits_answer_has_neons_shape_of_errors(neon: Sandbox, api: Api, document: Any) -> None:
     for name in ("error_before", "error_after", "locked", "rate_limited", "unavailable", "refused"):
         neon.fault(name)
         answer = api.list()

@@ -70,12 +70,8 @@ def test_a_project_id_is_shown_only_of_keys_that_are_scoped_to_one(neon: Sandbox
     assert api.revoke(scoped["id"], ORG).json()["project_id"] == PROJECT
 
 
-def test_any_call_with_a_key_is_a_use_of_it_also_one_that_fails(
-    neon: Sandbox, api: Api, clock: Clock
-) -> None:
-    for count, path in enumerate(
-        ["/auth", "/api_keys", "/projects/none", "/organizations/org-none/api_keys"], start=1
-    ):
+def test_any_call_with_a_key_is_a_use_of_it_also_one_that_fails(neon: Sandbox, api: Api, clock: Clock) -> None:
+    for count, path in enumerate(["/auth", "/api_keys", "/projects/none", "/organizations/org-none/api_keys"], start=1):
         clock.advance(10)
         api.call("GET", path)
         key = neon.keys()[0]
@@ -113,9 +109,7 @@ def test_a_bad_body_is_refused(neon: Sandbox, api: Api, body: object, message: s
     assert len(neon.keys()) == 1
 
 
-@pytest.mark.parametrize(
-    "body", [b"", b"{", b"\xff", b"[" * 100_000], ids=["empty", "cut", "not text", "too deep"]
-)
+@pytest.mark.parametrize("body", [b"", b"{", b"\xff", b"[" * 100_000], ids=["empty", "cut", "not text", "too deep"])
 def test_a_body_that_is_no_json_is_refused(api: Api, body: bytes) -> None:
     answer = api.call("POST", "/api_keys", data=body)
     assert error_of(answer) == (400, "the request body is not valid JSON")
@@ -257,9 +251,7 @@ def test_a_connection_is_kept_over_successes_and_errors(neon: Sandbox) -> None:
     ],
     ids=["no http", "no length", "chunked", "too long"],
 )
-def test_a_request_that_cannot_be_read_is_refused_and_the_connection_closed(
-    neon: Sandbox, request_line: bytes
-) -> None:
+def test_a_request_that_cannot_be_read_is_refused_and_the_connection_closed(neon: Sandbox, request_line: bytes) -> None:
     with closing(socket.create_connection(address_of(neon), timeout=20)) as connection:
         connection.sendall(request_line)
         answer = b"".join(iter(lambda: connection.recv(65_536), b""))
