@@ -60,11 +60,11 @@ class Outside:
             self._fingerprints[record.policy] = marks
 
     def remember_all(self, records: Mapping[str, Record]) -> None:
-        """The same of every record there is; what was known of others, renamed or emptied since, is dropped."""
+        """The same of every record there is; what was known of policies that were renamed away is dropped."""
         for record in records.values():
             self.remember(record)
         with self._guard:
-            for gone in self._index.keys() - records.keys():
+            for gone in self._index.keys() - records.keys() - self.setup.policies.keys():
                 del self._index[gone], self._fingerprints[gone]
 
     def own(self, lists: Mapping[str, KeyList]) -> dict[int, str]:
