@@ -299,3 +299,17 @@ def test_a_log_that_nobody_reads_any_more_ends_nothing() -> None:
     program += "    structlog.get_logger().info('said')\nprint('done')"
     ended = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, cwd=ROOT, timeout=30)
     assert ended.stdout == "done\n"
+
+
+def test_a_line_carries_the_time_at_which_it_was_written_in_utc() -> None:
+    program = """if True:
+        import structlog
+        from freezegun import freeze_time
+        from rotator import log
+
+        log.setup()
+        with freeze_time("2026-11-23 04:05:50"):
+            structlog.get_logger().info("service.started", why="it was time")
+    """
+    done = subprocess.run([sys.executable, "-c", program], cwd=ROOT, capture_output=True, text=True, check=True)
+    assert json.loads(done.stderr)["timestamp"].startswith("2026-11-23T04:05:50")
