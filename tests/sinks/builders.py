@@ -218,3 +218,9 @@ def is_alive(pid: int) -> bool:
         return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] != "Z"
     except (FileNotFoundError, ProcessLookupError):
         return False
+
+
+def forget_our_own_variables(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Take the variables that steer this suite out of the environment."""
+    for name in [name for name in os.environ if name.startswith("ROTATOR_")]:
+        monkeypatch.delenv(name)

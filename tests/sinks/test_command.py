@@ -23,7 +23,7 @@ from rotator.secret import Secret
 from rotator.sinks.command import CommandSink
 from rotator.sinks.process import OUR_OWN
 
-from .builders import a_hand_off, a_secret, deliver, is_alive, until
+from .builders import a_hand_off, a_secret, deliver, forget_our_own_variables, is_alive, until
 
 
 def a_command_sink(*run: str, timeout: str = "20s") -> CommandSink:
@@ -138,6 +138,7 @@ def test_the_environment_says_which_key_it_is_and_withholds_what_is_secret(
     for name in (*OUR_OWN, "NEON_ADMIN", "CI_HOOK_SECRET"):
         monkeypatch.setenv(name, "not for others")
     monkeypatch.setenv("VAULT_ADDR", "https://vault.example.com")
+    forget_our_own_variables(monkeypatch)
     sink = a_shell_sink(f"env > {tmp_path}/env; pwd > {tmp_path}/pwd")
     sink.withhold(["NEON_ADMIN", "CI_HOOK_SECRET"])
     assert sink.withheld == {"NEON_ADMIN", "CI_HOOK_SECRET"}

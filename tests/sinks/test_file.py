@@ -26,6 +26,7 @@ from .builders import (
     a_hand_off,
     a_secret,
     deliver,
+    forget_our_own_variables,
     is_alive,
     mode_of,
 )
@@ -260,6 +261,7 @@ def test_after_write_runs_once_the_file_is_there_and_knows_the_key_but_not_its_s
 ) -> None:
     monkeypatch.setenv("NEON_ADMIN", a_secret().reveal())
     monkeypatch.setenv("CREDENTIALS_DIRECTORY", "/run/credentials")
+    forget_our_own_variables(monkeypatch)
     script = f'cat - {tmp_path}/key > {tmp_path}/copy; env > {tmp_path}/env; echo "$0 $*" > {tmp_path}/words'
     sink = a_file_sink(tmp_path / "key", after_write=["sh", "-c", script, "reload", "app"])
     sink.withhold({"NEON_ADMIN"})
