@@ -498,10 +498,13 @@ def hand_off(
         policy=replace(TWO, management_key=True),
         record=handing(check=Check.INCONCLUSIVE, checked_at=NOW - SECOND),
         until=NOW + 14 * SECOND,
+        coming=Do.DELIVER,
+        key_id=107,
     ),
     hand_off(
         "until then it is checked again and again",
         Do.VERIFY,
+        "Neon has not accepted it yet",
         policy=replace(TWO, management_key=True),
         record=handing(check=Check.INCONCLUSIVE, checked_at=NOW - 15 * SECOND),
         key_id=107,

@@ -588,6 +588,7 @@ VIRGIN = a_record()
         "a policy of the management key, where several may be it",
         Do.REFUSE,
         "set adopt: ID, with the id of the key in neon.api_key",
+        "rotator rotate ci to create a successor now and leave the old key alone",
         policy=a_policy(management_key=True),
         keys=seen(VIRGIN, own={8: "so", 9: "or so"}),
     ),

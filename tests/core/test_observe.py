@@ -126,6 +126,7 @@ GUESSED = own_keys(None, {}, "", [], [a_list(a_foreign(106, last_used_at=NOW))])
 def test_uses_of_the_management_key(own: dict[int, str], checked_at: datetime, gap: timedelta | None) -> None:
     known = after(a_live(6, **USED), replace(use(NOW), own=own))
     assert (known.last_used_at, known.checked_at, known.longest_gap) == (NOW, checked_at, gap)
+    assert known.last_used_from == use(NOW).lists["personal"].keys[106].last_used_from
 
 
 def test_a_consumer_s_use_at_the_moment_of_our_own_call_holds_the_old_key() -> None:

@@ -50,6 +50,7 @@ from rotator.model import (
     Do,
     Generation,
     Held,
+    Hindrance,
     Keys,
     Policy,
     Record,
@@ -537,6 +538,30 @@ def test_conditions(situation: Situation) -> None:
         "it was used at 2026-11-23 10:30:00 UTC",
         record=a_record(a_retiring(5, **used(90 * MINUTE)), a_live(6)),
         keys=seen(a_record(a_retiring(5), a_live(6)), usage_lag=45 * MINUTE),
+    ),
+    row(
+        "it is decided again when the list can have shown enough",
+        Do.WAIT,
+        record=a_record(
+            a_retiring(
+                5,
+                **used(90 * MINUTE),
+                held=Hindrance(
+                    NOW - HOUR,
+                    f"{named(5)} is kept: it was used at 2026-11-23 10:30:00 UTC; "
+                    "it is revoked when it has not been used for 1h",
+                ),
+            ),
+            a_live(6),
+        ),
+        keys=seen(a_record(a_retiring(5), a_live(6)), usage_lag=45 * MINUTE),
+        until=NOW + 15 * MINUTE,
+    ),
+    row(
+        "a list that lags just by the quiet period is trusted yet",
+        Do.REVOKE,
+        record=PAIR,
+        keys=seen(PAIR, usage_lag=HOUR),
     ),
     row(
         "a list that lags less than that hides nothing that counts",
