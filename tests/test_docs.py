@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import re
+import shutil
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -91,6 +92,7 @@ def rehearsal() -> Iterator[Sandbox]:
         yield neon
 
 
+@pytest.mark.skipif(shutil.which("curl") is None, reason="curl is not here")
 def test_the_calls_to_the_sandbox_work_as_they_are_shown(rehearsal: Sandbox) -> None:
     base = rehearsal.url.removesuffix("/api/v2")
     commands = [line for line in "".join(blocks(README, "sh")).splitlines() if line.startswith("curl")]

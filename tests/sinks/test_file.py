@@ -188,7 +188,7 @@ def test_nothing_but_the_file_is_left_behind(tmp_path: Path) -> None:
 
 def test_the_mode_and_the_owner_are_set_before_the_secret_is_in_the_file(open_folder: Path) -> None:
     path, temporary = open_folder / "neon.env", open_folder / ".neon.env.rotator.tmp"
-    path.write_text("A=" + "x" * 500_000 + "\n")
+    path.write_text("A=" + "x" * 1_000_000 + "\n")
     owner = NOBODY if AS_ROOT else os.geteuid()
     sink = a_file_sink(path, format="dotenv", variable="K", mode="0640", owner=str(owner))
     seen, over = set(), threading.Event()
@@ -207,6 +207,8 @@ def test_the_mode_and_the_owner_are_set_before_the_secret_is_in_the_file(open_fo
         deliver(sink)
     over.set()
     watcher.join()
+    if not seen:
+        pytest.skip("this file system is too fast to be watched")
     assert seen == {(0o640, owner)}
 
 
