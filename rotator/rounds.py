@@ -48,7 +48,8 @@ class Rounds:
             self._outside.since = min(listing.requested_at for listing in lists.values())
         self._sample_uses(lists)
         self._flag_unused(records, lists)
-        self._state.set_meta("as_of", self._clock.now().isoformat())
+        if lists:  # what is told is as old as what it rests on
+            self._state.set_meta("as_of", min(listing.requested_at for listing in lists.values()).isoformat())
         return self._engine.waiting_for_poll() | self._concerned(records)
 
     def _poll_account(self, account: str) -> None:

@@ -363,5 +363,5 @@ def _close(connection: sa.Connection, orders: Sequence[int], now: datetime) -> N
 def _roll_back(connection: sa.Connection) -> None:
     try:
         connection.exec_driver_sql("ROLLBACK")
-    except (sa.exc.DBAPIError, sqlite3.Error):
+    except (sa.exc.SQLAlchemyError, sqlite3.Error):
         connection.invalidate()  # the transaction is already gone, and so must the connection be

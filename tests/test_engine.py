@@ -563,3 +563,16 @@ def test_usage_that_lags_less_than_the_quiet_period_only_delays_a_revocation(wor
     world.live_through(1.3 * DAY, step=300)
 
     assert old not in world.ours()
+
+
+def test_what_is_told_is_as_old_as_the_list_that_it_rests_on(world: World) -> None:
+    world.settle()
+    told = world.store.meta("as_of")
+    world.neon.fault("error_before", on="list", times=None)
+
+    world.live_through(3 * 3600, step=600)
+    assert world.store.meta("as_of") == told
+
+    world.neon.clear_faults()
+    world.settle()
+    assert world.store.meta("as_of") != told

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
+import os
 import signal
-import sys
 import threading
 from pathlib import Path
 
@@ -21,7 +21,8 @@ def run(config: Path) -> None:
     """
     # Until the service heeds them itself: it has begun nothing, and is about to load what SIGHUP would load.
     signal.signal(signal.SIGHUP, signal.SIG_IGN)
-    signal.signal(signal.SIGTERM, lambda *_: sys.exit(0))
+    for number in (signal.SIGTERM, signal.SIGINT):
+        signal.signal(number, lambda *_: os._exit(0))
     loaded = load_config(config)
     from rotator import log
     from rotator.assembly import assemble
