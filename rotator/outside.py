@@ -83,6 +83,18 @@ class Outside:
         self._measure_lag(listing, [end for _, end in calls])
         return listing
 
+    @property
+    def unseen(self) -> str:
+        """What is to be remembered of the lag over a restart: our own key, and its oldest call not shown yet."""
+        with self._guard:
+            return f"{self._measured} {self._unseen.calls[0].isoformat()}" if self._unseen.calls else ""
+
+    def recall(self, unseen: str) -> None:
+        """Go on measuring where an earlier process stopped: a restart does not make a frozen signal credible."""
+        key_id, _, since = unseen.partition(" ")
+        if since:
+            self._measured, self._unseen = int(key_id), Unseen((datetime.fromisoformat(since),))
+
     def _measure_lag(self, listing: KeyList, calls: list[datetime]) -> None:
         own = list(self.own({}))
         if len(own) != 1 or own[0] not in listing.keys:

@@ -33,6 +33,8 @@ class Rounds:
         self._tell = tell
         self._refused = False
         self._sampled: dict[int, datetime] | None = None
+        self._unseen = state.meta("usage_unseen") or ""
+        self._outside.recall(self._unseen)
 
     def poll(self) -> set[str]:
         """Read every list, take in what it shows; the policies that should have a turn now.
@@ -46,6 +48,9 @@ class Rounds:
         lists = self._outside.lists.newest()
         if self._outside.since is None and lists:
             self._outside.since = min(listing.requested_at for listing in lists.values())
+        if self._outside.unseen != self._unseen:
+            self._unseen = self._outside.unseen
+            self._state.set_meta("usage_unseen", self._unseen)
         self._sample_uses(lists)
         self._flag_unused(records, lists)
         if lists:  # what is told is as old as what it rests on

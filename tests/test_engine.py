@@ -576,3 +576,16 @@ def test_what_is_told_is_as_old_as_the_list_that_it_rests_on(world: World) -> No
     world.neon.clear_faults()
     world.settle()
     assert world.store.meta("as_of") != told
+
+
+def test_a_restart_does_not_make_a_frozen_signal_credible(world: World) -> None:
+    world.live_through(29 * DAY, step=DAY / 2)
+    world.neon.fault("usage_frozen", on="list", times=None)
+
+    for _ in range(6):
+        world.live_through(DAY / 2, step=DAY / 8)
+        world.restart()
+        world.settle()
+
+    assert len(world.ours()) == 2
+    assert "last_used_at cannot be trusted" in world.status("ci")["older"][0]["held"]["why"]
