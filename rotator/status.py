@@ -75,11 +75,6 @@ def failures_of(record: Record) -> tuple[int, str | None]:
     return 0, None
 
 
-def is_overdue(record: Record) -> bool:
-    """Whether some key is held past `hold.at_most`."""
-    return any(g.held is not None and g.held.overdue for g in record.generations)
-
-
 def policy_status(name: str, policy: Policy | None, record: Record, outlook: Mapping[str, Any]) -> dict[str, Any]:
     """One policy, as `status --json` shows it. `outlook` is its last decision as the state keeps it, or empty."""
     current = live(record)
