@@ -287,13 +287,19 @@ RAW = "\n  raw: {type: file, path: raw.key}"
 
 
 class TestOneAtATime:
-    def test_a_second_service_names_the_first_and_ends_with_1(self, stage: Stage) -> None:
+    @pytest.mark.fault(
+        "Process", "A second service is started on the same state", "It ends with 1 before it does anything."
+    )
+    def test_a_second_service_names_the_first_and_ends_with_1(
+        self, stage: Stage, person_sees: Callable[[str], None]
+    ) -> None:
         service = stage.serve()
         ended = stage.rotator("run")
         assert (ended.status, ended.out) == (1, "")
         assert f"another rotator uses this state: process {service.pid} on " in ended.err
         assert "stop it first" in ended.err
         assert service.running
+        person_sees(ended.err)
 
     def test_after_a_kill_the_next_one_starts_at_once(self, stage: Stage) -> None:
         """The lock ends with the process."""
@@ -314,10 +320,15 @@ class TestTroubleWithNeon:
         service.wait_for("rotation.live")
         assert stage.works(stage.app())
 
-    def test_an_outage_while_it_runs_is_survived(self, stage: Stage) -> None:
+    @pytest.mark.fault(
+        "Neon",
+        "Neon refuses connections while the service runs",
+        "It stays up, changes nothing, and goes on once Neon answers.",
+    )
+    def test_an_outage_while_it_runs_is_survived(self, stage: Stage, person_sees: Callable[[str], None]) -> None:
         service = stage.serve()
         stage.neon.stop()
-        service.wait_for("list.unreadable")
+        person_sees(service.wait_for("list.unreadable")["why"])
         assert service.running
         stage.neon.start()
         assert stage.rotator("rotate", "ci", "--wait").status == 0
