@@ -11,11 +11,13 @@ import os
 import sys
 import traceback
 from importlib import import_module
+from io import StringIO
 
 import click
 
 from rotator import __version__
 from rotator.errors import ConfigError, RotatorError
+from rotator.memory import keep_private
 from rotator.secret import blank
 
 COMMANDS = {
@@ -71,6 +73,7 @@ def cli(ctx: click.Context, config: str | None) -> None:
 
 def main() -> None:
     """Run a command and exit with its status."""
+    keep_private()
     sys.exit(_status())
 
 
@@ -80,13 +83,13 @@ def _status() -> int:
     except click.exceptions.Exit as end:
         return end.exit_code
     except click.UsageError as error:
-        error.show()
+        _show(error)
         return 2
     except click.Abort:
         _say("rotator: stopped; nothing was done")
         return 1
     except click.ClickException as error:
-        error.show()
+        _show(error)
         return 1
     except ConfigError as error:
         for problem in error.problems:
@@ -105,6 +108,13 @@ def _status() -> int:
         _say("rotator: this is a bug; please report it with the lines above")
         return 1
     return result if isinstance(result, int) else 0
+
+
+def _show(error: click.ClickException) -> None:
+    """What click says of a mistake, which repeats what was typed: somebody may have typed a secret."""
+    said = StringIO()
+    error.show(said)
+    _say(said.getvalue().rstrip("\n"))
 
 
 def _say(text: str) -> None:

@@ -87,6 +87,11 @@ def tell(event: Event) -> None:
     getattr(structlog.get_logger(), level)(event.name, **about, why=event.why)
 
 
+def crash(error: BaseException) -> None:
+    """Log an exception that nobody expected, with its traceback."""
+    _uncaught(type(error), error, error.__traceback__)
+
+
 class _Lines:
     """A structlog logger that writes whole lines, one at a time."""
 

@@ -6,16 +6,18 @@ so a secret that slips into a log line, an error or an f-string prints as `Secre
 
 Libraries get the revealed text, and assume that every library talks. So `blank` knows the secrets
 that this process holds, beside what looks like one, and takes both out of any text. A secret that is held is
-found as it is, escaped as JSON, Python or a URL escape it, and broken over lines; one that is not held only by
-its looks and in one piece.
+found as it is, in hexadecimal or base64, backwards, escaped as JSON, Python or a URL escape it, and broken over lines;
+one that is not held only by its looks and in one piece.
 """
 
 from __future__ import annotations
 
+import base64
 import hashlib
 import hmac
 import re
 import weakref
+from collections.abc import Iterator
 from typing import NoReturn
 
 BLANK = "[secret]"
@@ -28,6 +30,7 @@ _LOOKS_LIKE = re.compile(
     rf"|{_BEGINS}(?<!sha256:)[a-z0-9]{{64}}(?![A-Za-z0-9])"  # Neon's older keys, which have no prefix
     r"|(?<=(?i:bearer) )[A-Za-z0-9._~+/=-]+"
 )
+_URL_SAFE = str.maketrans("+/", "-_")
 _BREAK = r"(?:\s|\\+[nrt])"
 _NOT_SPELT = re.compile(r"\\+[nrt]|%[0-9A-Fa-f]{2}|[^A-Za-z0-9\\%]+|[\\%]")
 
@@ -73,9 +76,21 @@ def blank(text: str) -> str:
     # A snapshot: other threads make and drop secrets meanwhile. The longest first: one may be a part of another.
     held = [secret.reveal() for reference in _held.valuerefs() if (secret := reference()) is not None]
     for value in sorted((value for value in held if len(value) >= _SHORTEST), key=len, reverse=True):
-        if _NOT_SPELT.sub("", value) in spelt:
-            text = _however_written(value).sub(BLANK, text)
+        for coded in _codes(value):
+            if _NOT_SPELT.sub("", coded) in spelt:
+                text = _however_written(coded).sub(BLANK, text)
     return _LOOKS_LIKE.sub(BLANK, text)
+
+
+def _codes(value: str) -> Iterator[str]:
+    """A secret as it is, and as others may code it. In base64 it may stand anywhere, also after a user's name."""
+    raw = value.encode()
+    yield from (value, value[::-1], raw.hex(), raw.hex().upper())
+    for before in range(3):
+        # Only the characters that are the secret's alone: those at the ends hold bits of its neighbours.
+        coded = base64.b64encode(bytes(before) + raw).decode()
+        own = coded[(0, 2, 3)[before] : (before + len(raw)) * 8 // 6]
+        yield from {own, own.translate(_URL_SAFE)}
 
 
 def _however_written(value: str) -> re.Pattern[str]:

@@ -7,6 +7,7 @@ and shows what `rotator status` shows. Everything is computed when it is asked f
 from __future__ import annotations
 
 import socket
+import sys
 import threading
 from collections.abc import Callable, Iterable, Iterator
 from datetime import datetime, timedelta
@@ -17,7 +18,9 @@ from wsgiref.simple_server import WSGIRequestHandler, WSGIServer, make_server
 from prometheus_client import CollectorRegistry, ProcessCollector, generate_latest
 from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metric
 
+from rotator import log
 from rotator.errors import NeedsPerson, RotatorError
+from rotator.secret import blank
 from rotator.status import PolicyState, needs_a_person, status_document
 
 if TYPE_CHECKING:
@@ -76,7 +79,10 @@ class Web:
                 status, kind, body = page()
             except RotatorError as error:
                 status, kind, body = "503 Service Unavailable", _TEXT, f"{error}\n"
-        data = body.encode()
+            except Exception as error:  # noqa: BLE001 - a fault of ours; wsgiref would print it past the log
+                log.crash(error)
+                status, kind, body = "500 Internal Server Error", _TEXT, "a bug; the log tells where\n"
+        data = blank(body).encode()
         start_response(status, [("Content-Type", kind), ("Content-Length", str(len(data)))])
         return [] if environ.get("REQUEST_METHOD") == "HEAD" else [data]
 
@@ -197,6 +203,12 @@ class _Quiet(WSGIRequestHandler):
 
 class _Server(ThreadingMixIn, WSGIServer):
     daemon_threads = True
+
+    def handle_error(self, request: Any, client_address: Any) -> None:
+        """A client that went away is nothing to tell; the rest goes through the log, where secrets are blanked."""
+        error = sys.exception()
+        if error is not None and not isinstance(error, OSError):
+            log.crash(error)
 
 
 def _server_class(host: str) -> type[WSGIServer]:

@@ -14,7 +14,7 @@ ROOT = Path(__file__).parent.parent / "rotator"
 ROWS: tuple[tuple[str, ...], ...] = (
     ("", "errors", "secret", "words"),
     ("model", "fields"),
-    ("schedule", "cadence", "standing", "transitions", "systemd", "lock", "log", "rate", "clock"),
+    ("schedule", "cadence", "standing", "transitions", "systemd", "lock", "log", "rate", "clock", "memory"),
     ("due", "revocation", "decide", "bookkeeping", "observe", "usage", "lag", "rhythm"),
     ("foresee", "status", "explain"),
     ("sinks", "neon", "neon_wire", "neon_answers", "store", "store_file", "store_tables"),

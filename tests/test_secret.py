@@ -151,7 +151,20 @@ FORMS: dict[str, Callable[[str], str]] = {
     "broken over lines": lambda value: f"key: {value[:6]}\n    {value[6:]}",
     "broken over lines, in JSON": lambda value: json.dumps(f"key: {value[:6]}\n\t{value[6:]}"),
     "letter by letter": lambda value: " ".join(value),
+    "backwards": lambda value: value[::-1],
+    "in hexadecimal": lambda value: value.encode().hex(),
+    "in large hexadecimal": lambda value: value.encode().hex().upper(),
+    "in base64": lambda value: base64.b64encode(value.encode()).decode(),
+    "in base64 for URLs": lambda value: base64.urlsafe_b64encode(value.encode()).decode(),
+    "in base64 after one letter": lambda value: base64.b64encode(f"u{value}".encode()).decode(),
+    "as a user's password": lambda value: "Basic " + base64.b64encode(f"user:{value}@".encode()).decode(),
+    "in base64 in lines": lambda value: base64.encodebytes(f"user:{value} and what comes after it".encode()).decode(),
 }
+
+
+def core(value: str, before: int) -> str:
+    """A piece of the secret in base64, as it comes out after so many letters of something else."""
+    return base64.b64encode(b"." * before + value.encode()).decode()[4:12]
 
 
 @pytest.mark.parametrize("value", HELD.values(), ids=HELD.keys())
@@ -161,6 +174,8 @@ def test_a_secret_that_is_held_is_blanked_however_it_is_written(form: Callable[[
     text = blank(f"before {form(value)} after")
     assert value not in text
     assert "".join(text.split()).count(value[2:6]) == 0, text
+    for word in (value.encode().hex()[4:12], value[2:6][::-1], *(core(value, before) for before in range(3))):
+        assert word.lower() not in "".join(text.split()).lower(), text
     assert BLANK in text
     assert text.startswith("before ")
     assert text.endswith(" after")

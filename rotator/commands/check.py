@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from rotator.commands.common import config_option, json_option, load_config, print_json
+from rotator.commands.common import config_option, json_option, load_config, print_json, say
 from rotator.errors import ConfigError, RotatorError
 
 if TYPE_CHECKING:
@@ -33,10 +33,10 @@ def check(config: Path, online: bool, as_json: bool) -> int:
         print_json({"ok": not problems, "problems": found})
     else:
         for where, problem in problems:
-            click.echo(f"{where}: {problem}", err=True)
+            say(f"{where}: {problem}", err=True)
         policies, sinks = len(loaded.policies), len(loaded.sinks)
         counted = f"{policies} {'policy' if policies == 1 else 'policies'}, {sinks} {'sink' if sinks == 1 else 'sinks'}"
-        click.echo(f"{config}: {counted}: {_verdict(problems, online)}")
+        say(f"{config}: {counted}: {_verdict(problems, online)}")
     return 1 if problems else 0
 
 
@@ -76,7 +76,7 @@ def _neon_problems(config: Config) -> list[tuple[str, str]]:
     problems = []
     try:
         account = neon.whoami()
-        click.echo(f"neon.api_key: accepted by Neon ({account.auth_method}, account {account.account_id})", err=True)
+        say(f"neon.api_key: accepted by Neon ({account.auth_method}, account {account.account_id})", err=True)
     except RotatorError as error:
         return [("neon.api_key", str(error))]
     for name in sorted({policy.scope.account for policy in config.policies.values()}):
@@ -88,7 +88,7 @@ def _neon_problems(config: Config) -> list[tuple[str, str]]:
     skew = clock.skew()
     if skew is not None and abs(skew.total_seconds()) > 60:
         word = "ahead of" if skew.total_seconds() > 0 else "behind"
-        click.echo(f"clock: this machine is {span(skew)} {word} Neon; decisions use Neon's time", err=True)
+        say(f"clock: this machine is {span(skew)} {word} Neon; decisions use Neon's time", err=True)
     return problems
 
 

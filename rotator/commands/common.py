@@ -80,13 +80,19 @@ def policy_named(config: Config, name: str) -> str:
     raise click.UsageError(f"there is no policy {name}; there are: {', '.join(config.policies)}")
 
 
+def say(text: str, *, err: bool = False) -> None:
+    """A line on standard output, or on standard error. Whatever Neon or an operator put into it, no secret."""
+    click.echo(blank(text), err=err)
+
+
 def print_json(document: Any) -> None:
     """One JSON document on standard output."""
-    click.echo(blank(json.dumps(document, indent=2, ensure_ascii=False)))
+    say(json.dumps(document, indent=2, ensure_ascii=False))
 
 
 def print_table(columns: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
     """A table: drawn on a terminal, aligned text elsewhere."""
+    rows = [[blank(cell) for cell in row] for row in rows]
     if sys.stdout.isatty():
         from rich.console import Console
         from rich.table import Table
@@ -101,7 +107,7 @@ def print_table(columns: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
     lines = [[column.upper() for column in columns], *rows]
     widths = [max(len(line[index]) for line in lines) for index in range(len(columns))]
     for line in lines:
-        click.echo("  ".join(cell.ljust(width) for cell, width in zip(line, widths, strict=True)).rstrip())
+        say("  ".join(cell.ljust(width) for cell, width in zip(line, widths, strict=True)).rstrip())
 
 
 def _plain(cell: str) -> Any:

@@ -14,6 +14,7 @@ from rotator.commands.common import (
     policy_named,
     print_json,
     print_table,
+    say,
 )
 from rotator.status import instant
 from rotator.words import when
@@ -76,7 +77,7 @@ def _verify(broken: int | None, head: str, count: int, as_json: bool) -> int:
     if as_json:
         print_json({"ok": broken is None, "entries": count, "history_head": head, "broken_at": broken})
     elif broken is None:
-        click.echo(f"{count} entries, and each follows from the one before; the newest hash is {head}")
+        say(f"{count} entries, and each follows from the one before; the newest hash is {head}")
     else:
-        click.echo(f"the history breaks at entry {broken}: it was changed or removed after it was written", err=True)
+        say(f"the history breaks at entry {broken}: it was changed or removed after it was written", err=True)
     return 0 if broken is None else 1

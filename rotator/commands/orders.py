@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING
 
 import click
 
-from rotator.commands.common import config_option, load_config, policy_named, state_path
+from rotator.commands.common import config_option, load_config, policy_named, say, state_path
 from rotator.errors import AlreadyRunning, NeedsPerson
 
 if TYPE_CHECKING:
@@ -68,7 +68,7 @@ def rotate(policy: str, config: Path, leaked: bool, now: bool, wait: bool, yes: 
         after = live(record)
         if after is None or (before is not None and after.key_id == before.key_id):
             raise NeedsPerson(f"the rotation of {policy} did not come to its end: {_outlook(assembly.store, policy)}")
-        click.echo(f"{after.name} (id {after.key_id}) is live")
+        say(f"{after.name} (id {after.key_id}) is live")
         for left in (generation for generation in older(record) if generation.condemned):
             error = left.revocation.error if left.revocation else None
             why = error or _outlook(assembly.store, policy)
@@ -96,7 +96,7 @@ def rotate(policy: str, config: Path, leaked: bool, now: bool, wait: bool, yes: 
                     f"the order is recorded, but the service has not begun: {_outlook(store, policy)}",
                     "it is carried out within an hour, or lapses",
                 )
-            click.echo("the service has begun the rotation")
+            say("the service has begun the rotation")
             return 0
         previous = before.key_id if before else None
         held_at = time.monotonic()
@@ -111,7 +111,7 @@ def rotate(policy: str, config: Path, leaked: bool, now: bool, wait: bool, yes: 
                     "the service has ended before the new key was live", "start it again: it takes up the rotation"
                 )
             time.sleep(0.5)
-        click.echo(f"{current.name} (id {current.key_id}) is live")
+        say(f"{current.name} (id {current.key_id}) is live")
         return 0
 
     return _alone_or_beside(loaded, "rotate", alone, beside)
@@ -170,7 +170,7 @@ def revoke(key_id: int, config: Path, unmanaged: bool, yes: bool) -> int:
 
     def outcome(store: Store) -> int:
         if gone(store):
-            click.echo(f"key {key_id} ({report.key.name}) is revoked")
+            say(f"key {key_id} ({report.key.name}) is revoked")
             return 0
         failed = ("revocation.failed", "order.lapsed")
         last = [entry.why for entry in store.history() if entry.key_id == key_id and entry.event in failed]
@@ -206,10 +206,10 @@ def _set_paused(config: Config, policy: str | None, *, paused: bool) -> int:
         store.set_meta("nudge", uuid.uuid4().hex)
     finally:
         store.close()
-    click.echo(f"{'paused' if paused else 'resumed'}: {', '.join(names)}")
+    say(f"{'paused' if paused else 'resumed'}: {', '.join(names)}")
     still = [name for name in names if config.policies[name].paused and not paused]
     for name in still:
-        click.echo(f"{name} has paused: true in the configuration, which still holds", err=True)
+        say(f"{name} has paused: true in the configuration, which still holds", err=True)
     return 1 if still else 0
 
 
@@ -276,7 +276,7 @@ def _refuse_if_paused(config: Config, record: Record, done: str) -> None:
 
 
 def _confirm(text: str, yes: bool) -> None:
-    click.echo(text, err=True)
+    say(text, err=True)
     if yes:
         return
     if not sys.stdin.isatty():

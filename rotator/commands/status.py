@@ -15,6 +15,7 @@ from rotator.commands.common import (
     open_to_read,
     print_json,
     print_table,
+    say,
     state_path,
 )
 from rotator.words import span
@@ -60,7 +61,7 @@ def _print(document: dict[str, Any], now: datetime) -> None:
     print_table(["policy", "state", "live key", "older keys", "next"], rows)
     age = f"{span(now - _time(document['as_of']))} ago" if document["as_of"] else "never"
     service = "the service is running" if document["leader"] else "no service is running"
-    click.echo(f"\nas of {age}; {service}; history head {document['history_head']}")
+    say(f"\nas of {age}; {service}; history head {document['history_head']}")
 
 
 def _time(text: str) -> datetime:

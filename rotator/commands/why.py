@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 import click
 
-from rotator.commands.common import config_option, json_option, load_config, open_to_read, print_json
+from rotator.commands.common import config_option, json_option, load_config, open_to_read, print_json, say
 
 if TYPE_CHECKING:
     from rotator.config import Config
@@ -36,7 +36,7 @@ def why(what: str, config: Path, as_json: bool) -> int:
         print_json({"policy": policy, "key_id": key_id, "sentences": sentences})
     else:
         for sentence in sentences:
-            click.echo(sentence)
+            say(sentence)
     return 0
 
 
