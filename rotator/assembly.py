@@ -61,6 +61,8 @@ def assemble(config: Config, stop: threading.Event, tell: Callable[[Event], None
     """Open the state and make the parts. Raises NeedsPerson and StateUnavailable."""
     clock = NeonClock()
     store = Store(config.state, config.notify)
+    for repair in store.repaired:
+        tell(Event("state.repaired", repair))
     newest = store.newest_time()
     if newest is not None:
         clock.remembers(newest)

@@ -7,10 +7,12 @@ shared with others who ask; so who wants it for himself does not give up at the 
 
 from __future__ import annotations
 
+import errno
 import fcntl
 import json
 import os
 import socket
+import stat
 import time
 from contextlib import suppress
 from datetime import UTC, datetime
@@ -33,13 +35,19 @@ class ProcessLock:
     def acquire(self, what: str) -> None:
         """Take the lock or raise AlreadyRunning, naming the process that has it."""
         try:
-            descriptor = os.open(self.path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+            descriptor = os.open(self.path, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC, 0o600)
         except OSError as error:
+            if error.errno == errno.ELOOP:
+                raise self._not_ours("is a symbolic link") from None
             raise NeedsPerson(
                 f"the lock {self.path} cannot be opened: {error.strerror}",
                 f"make the folder {self.path.parent} writable for the user that rotator runs as",
             ) from None
         try:
+            found = os.fstat(descriptor)
+            # What is written below must not end up in a file that somebody put here for that.
+            if not stat.S_ISREG(found.st_mode) or found.st_nlink > 1:
+                raise self._not_ours("is not a file of its own")
             if not _lock(descriptor):
                 raise AlreadyRunning(
                     f"another rotator uses this state: {self.holder() or 'an unknown process'}",
@@ -50,7 +58,7 @@ class ProcessLock:
             raise NeedsPerson(
                 f"the lock {self.path} cannot be taken: {error.strerror}", "put the state on a file system with locks"
             ) from None
-        except AlreadyRunning:
+        except (AlreadyRunning, NeedsPerson):
             os.close(descriptor)
             raise
         self._descriptor = descriptor
@@ -58,6 +66,9 @@ class ProcessLock:
         with suppress(OSError):  # on a full disk nobody learns who it is, but the lock holds
             os.ftruncate(descriptor, 0)
             os.pwrite(descriptor, json.dumps(word).encode(), 0)
+
+    def _not_ours(self, problem: str) -> NeedsPerson:
+        return NeedsPerson(f"the lock {self.path} {problem}", "see who made it, and remove it")
 
     def release(self) -> None:
         """Give the lock back."""
@@ -76,7 +87,7 @@ class ProcessLock:
     def is_held(self) -> bool:
         """Whether some process holds the lock now."""
         try:
-            descriptor = os.open(self.path, os.O_RDONLY | os.O_CLOEXEC)
+            descriptor = os.open(self.path, os.O_RDONLY | os.O_NONBLOCK | os.O_NOFOLLOW | os.O_CLOEXEC)
         except OSError:
             return False
         try:

@@ -36,6 +36,7 @@ _WARNINGS = {
     "key.gone",
     "config.refused",
     "notice.failed",
+    "state.repaired",
 }
 _LOUDER = ("urllib3", "apscheduler.scheduler", "apscheduler.executors", "requests")
 

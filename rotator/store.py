@@ -49,12 +49,12 @@ class Store:
         """Open the state at `sqlite:///PATH`. Raises NeedsPerson for one that this program cannot use.
 
         `notify` names the sinks that events are kept for. Without `create`, a state that is not there
-        is not made.
+        is not made. `repaired` says what was put right with its files, so that nobody else reads or replaces them.
         """
         self.path = path_of(url)
         self.notify = tuple(notify)
         self._writing = threading.Lock()
-        prepare_file(self.path, create)
+        self.repaired = prepare_file(self.path, create)
         self._file = identity(self.path)
         self._engine = sa.create_engine(
             "sqlite://",

@@ -1,12 +1,16 @@
 """The file that the state is in: found or made for its user alone, and opened so that what is written stays written.
 
 Reading makes no file, and changes neither a file's mode nor its kind. A file that is something else is
-refused before anything touches it.
+refused before anything touches it, and so is one that somebody else may have put there: a link, another
+user's file, a file in a folder where everybody may replace it.
 """
 
 from __future__ import annotations
 
+import os
 import sqlite3
+import stat
+from collections.abc import Iterator
 from contextlib import suppress
 from pathlib import Path
 from urllib.parse import quote
@@ -28,25 +32,79 @@ def path_of(url: str) -> Path:
     return Path(url[len(prefix) :])
 
 
-def prepare_file(path: Path, create: bool) -> None:
-    """Make sure of the file, and with `create` that nobody else can read it. Raises NeedsPerson."""
+def prepare_file(path: Path, create: bool) -> list[str]:
+    """Make sure of the file, and with `create` that nobody else can read or replace it. Raises NeedsPerson.
+
+    Returns what had to be put right for that, in words.
+    """
     try:
+        if create:
+            guard(path)
         if not path.exists():
             if not create:
                 raise no_state(path)
             path.touch(mode=0o600, exist_ok=True)
+        if not path.is_file():  # opening a named pipe would wait for its writer
+            raise NeedsPerson(f"the state {path} is not a regular file", "move it away, or change state")
         with path.open("rb") as file:
             if file.read(len(_MAGIC)) not in (b"", _MAGIC):
                 raise NeedsPerson(f"{path} is no state: it is not an SQLite file", "move it away, or change state")
-        for part in (path.with_name(path.name + suffix) for suffix in _COMPANIONS) if create else ():
-            with suppress(FileNotFoundError):
-                if part.stat().st_mode & 0o077:
-                    part.chmod(0o600)
+        return [*_close_to_others(path)] if create else []
     except OSError as error:
         raise NeedsPerson(
             f"the state {path} cannot be opened: {error.strerror}",
             f"make it and the folder {path.parent} belong to the user that rotator runs as, or change state",
         ) from None
+
+
+def guard(path: Path) -> None:
+    """Raise NeedsPerson if what is there may be somebody else's work, who wants us to read or write what he chose.
+
+    Root may work on the state of the service's user, as SQLite then leaves all files to that user.
+    """
+    ours = os.geteuid()
+    folder = path.parent.stat()
+    shared = bool(folder.st_mode & stat.S_IWOTH)
+    if shared and not folder.st_mode & stat.S_ISVTX and folder.st_uid != ours:
+        raise NeedsPerson(
+            f"everybody may write in {path.parent}, the folder of the state, and so could replace it",
+            f"run chmod o-w {path.parent}, or keep the state in a folder of its own",
+        )
+    for part in _parts(path):
+        try:
+            found = part.lstat()
+        except FileNotFoundError:
+            continue
+        if stat.S_ISLNK(found.st_mode):
+            problem, hint = "is a symbolic link", "remove it, or give the path of the file itself"
+        elif not stat.S_ISREG(found.st_mode):
+            problem, hint = "is not a regular file", "move it away, or change state"
+        elif found.st_nlink > 1:  # SQLite's own files, and our lock, stand beside one name only
+            problem, hint = "has another name as well (a hard link)", "remove that other name, or make a copy of it"
+        elif found.st_uid != ours and (ours != 0 or shared):
+            problem = f"belongs to user {found.st_uid}, and rotator runs as {ours}"
+            hint = "give it to that user if it is yours, else remove it"
+        else:
+            continue
+        raise NeedsPerson(f"the state {part} {problem}", hint)
+
+
+def _close_to_others(path: Path) -> Iterator[str]:
+    """Take from others what they need not have, and say so."""
+    folder = path.parent.stat()
+    if folder.st_mode & stat.S_IWOTH and not folder.st_mode & stat.S_ISVTX:
+        path.parent.chmod(stat.S_IMODE(folder.st_mode) & ~stat.S_IWOTH)
+        yield f"everybody could write in {path.parent}, the folder of the state; now only its owner and group can"
+    for part in _parts(path):
+        with suppress(FileNotFoundError):
+            mode = stat.S_IMODE(part.stat().st_mode)
+            if mode & 0o077:
+                part.chmod(0o600)
+                yield f"the state {part} was open to others (mode {mode:04o}); now it is 0600"
+
+
+def _parts(path: Path) -> Iterator[Path]:
+    return (path.with_name(path.name + suffix) for suffix in _COMPANIONS)
 
 
 def no_state(path: Path) -> NeedsPerson:

@@ -95,12 +95,14 @@ def _neon_problems(config: Config) -> list[tuple[str, str]]:
 def _state_problems(config: Config) -> list[tuple[str, str]]:
     from rotator.commands.common import state_path
     from rotator.store import Store
+    from rotator.store_file import guard
 
     try:
         path = state_path(config)
         obstacle = _obstacle(path)
         if obstacle is not None:
             return [("state", obstacle)]
+        guard(path)
         if path.exists():
             store = Store(config.state, create=False)
             store.records()
