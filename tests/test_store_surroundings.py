@@ -150,6 +150,11 @@ def a_socket(path: Path) -> None:
         listening.bind(str(path))
 
 
+def a_second_name(path: Path) -> None:
+    path.touch()
+    os.link(path, path.with_name("another name"))
+
+
 @pytest.mark.parametrize(
     ("put", "problem"),
     [
@@ -157,11 +162,7 @@ def a_socket(path: Path) -> None:
         pytest.param(os.mkfifo, "is not a regular file", id="a named pipe"),
         pytest.param(a_socket, "is not a regular file", id="a socket"),
         pytest.param(lambda path: path.mkdir(), "is not a regular file", id="a folder"),
-        pytest.param(
-            lambda path: (path.touch(), os.link(path, path.with_name("another name"))),
-            "has another name as well",
-            id="a hard link",
-        ),
+        pytest.param(a_second_name, "has another name as well", id="a hard link"),
     ],
 )
 @pytest.mark.parametrize("suffix", ["", "-wal", "-shm"])

@@ -3,17 +3,20 @@
 **Writing.** The new text goes to a temporary file in the same folder, which gets its owner and mode
 before the secret is in it, is flushed to the disk and renamed over the old one; then the folder is
 flushed. So a reader sees the old text or the new one, never half of one, and never a moment in which
-somebody else may read it. The path must not be a symbolic link: what is replaced would be the link.
-The owner and the group stay those of the file that was there, if the configuration names no others.
+somebody else may read it. The path must not be a symbolic link, and have no other name: what is replaced would be
+the link, and the other name would keep the old key. No folder on the way may have become a symbolic link since the
+path was resolved, else its owner could lead us anywhere. The owner and the group stay those of the file that was
+there, if the configuration names no others; but not where everybody may write and so may have put it there.
 
 **Taking turns.** Who writes holds a lock (flock) on the folder: one file may be written by several
 policies and processes, each changing another entry, and none may undo the work of another. A lock taken
 on a descriptor of one's own also keeps threads apart. It needs no file of its own, ends with the
 process, and makes the temporary file's name free to be fixed: what is there under that name is what a
-crash left, and is removed.
+crash left, and is removed. Programs that know nothing of the lock are met with a look at the file just before
+it is replaced: if it is no longer the one that was read, all begins again with its new text.
 
-**Receipt.** The file is read back, and its entry, mode and owner compared; then `after_write` has run
-and ended with status 0. `after_write` gets no secret.
+**Receipt.** The file is read back, its entry, mode and owner are compared, and its path must still lead to the folder
+that was written in; then `after_write` has run and ended with status 0. `after_write` gets no secret.
 
 What the entry is and how it is replaced without touching the rest is told in `entries.py`.
 """
@@ -22,10 +25,8 @@ from __future__ import annotations
 
 import errno
 import fcntl
-import grp
 import hashlib
 import os
-import pwd
 import re
 import stat
 import threading
@@ -44,16 +45,19 @@ from rotator.fields import ConfigPath
 from rotator.model import HandOff, Held, SinkRef
 from rotator.secret import Secret, fingerprint
 from rotator.sinks import entries
+from rotator.sinks.folder import group_number, mark, mount_points, open_folder, user_number
 from rotator.sinks.process import Argv, Program, TimeOut, environment
 
 LOCK_TAKES_AT_MOST = 10.0  # seconds; a writer holds it for milliseconds
 LARGEST_FILE = 1 << 20  # bytes; a larger one is not what this is for, and most likely another file
+LONGEST_PART = 60  # characters of the file's name in the temporary one, of 4 bytes at most: a name has room for 255
+CHANGES_MET = 20  # how often another program may change the file while we are about to replace it
 LEAVE = -1  # chown(2): this one stays as it is
 PASSING = {errno.ENOSPC, errno.EDQUOT, errno.EIO, errno.EMFILE, errno.ENFILE, errno.ENOMEM, errno.ESTALE, errno.EINTR}
 HINTS = {
     errno.ENOENT: "create its folder",
     errno.EACCES: "let this user read and write in its folder",
-    errno.EPERM: "let this user read and write in its folder",
+    errno.EPERM: "let this user read and write in its folder; lsattr shows whether something is immutable",
     errno.EROFS: "let this service write there, for example with ReadWritePaths=",
     errno.EBUSY: "it is mounted as a single file, which can only be written in place: mount its folder instead",
 }
@@ -161,11 +165,11 @@ class FileSink:
     def check(self, *, probe: bool = False) -> None:
         """The file could be written now; found out with a file that never gets a name. A probe adds nothing."""
         with self._folder() as folder:
-            found = self._read(folder)
+            found = self._read_to_write(folder)
             if found is not None:
                 self._entry(found)
             with self._plainly("replaced"):
-                if str(self.path) in _mount_points():
+                if str(self.path) in mount_points():
                     raise OSError(errno.EBUSY, os.strerror(errno.EBUSY))
             self._try_to_write(folder, found)
         if self._program:
@@ -175,13 +179,17 @@ class FileSink:
         """Write, read back, run `after_write`. Whatever it raises, the file is whole: the old one or the new one."""
         value = secret.reveal()
         with self._folder() as folder, self._turn(folder):
-            found = self._read(folder)
-            try:
-                text = entries.write(found.text if found else "", self.format, self.variable, value)
-            except entries.NotUnderstood as error:
-                raise self._not_understood(error) from None
-            owner, group = self._owner(found)
-            self._replace(folder, text, owner, group)
+            for _ in range(CHANGES_MET):
+                found = self._read_to_write(folder)
+                try:
+                    text = entries.write(found.text if found else "", self.format, self.variable, value)
+                except entries.NotUnderstood as error:
+                    raise self._not_understood(error) from None
+                owner, group = self._owner(found)
+                if self._replace(folder, text, owner, group, found):
+                    break
+            else:
+                raise TryLater(f"{self.path} is changed all the time", "see which other program writes it")
             self._read_back(folder, value, owner, group)
         if self._program:
             self._program.run(environment(hand_off, self.withheld))
@@ -211,7 +219,7 @@ class FileSink:
     def _folder(self) -> Iterator[int]:
         """A descriptor of the folder: all of one delivery happens in it, wherever its path leads meanwhile."""
         with self._plainly("reached"):
-            folder = os.open(self.path.parent, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+            folder = open_folder(self.path)
         try:
             yield folder
         finally:
@@ -273,6 +281,24 @@ class FileSink:
         except UnicodeDecodeError:
             raise NeedsPerson(f"{self.path} is not UTF-8 text", "see whether it is the right file") from None
 
+    def _read_to_write(self, folder: int) -> _Found | None:
+        """The same, if it may be replaced."""
+        found = self._read(folder)
+        if found is None:
+            return None
+        if found.status.st_nlink > 1:
+            raise NeedsPerson(
+                f"{self.path} has another name as well (a hard link), which would keep the old key",
+                "remove that name, or make a copy of it",
+            )
+        around, owner = os.fstat(folder), found.status.st_uid
+        if around.st_mode & stat.S_IWOTH and self.settings.owner is None and owner not in (os.geteuid(), around.st_uid):
+            raise NeedsPerson(
+                f"{self.path} belongs to user {owner}, and everybody may have put it there",
+                f"run chmod o-w {self.path.parent}, or set `owner`",
+            )
+        return found
+
     def _entry(self, found: _Found) -> str | None:
         """The value that a file holds for us, or None. Raises NeedsPerson if the file is not of its format."""
         try:
@@ -302,12 +328,15 @@ class FileSink:
                 f"{self.path} did not get the mode and the owner that it was given",
                 "see whether its file system has modes and owners",
             )
+        with self._folder() as now:
+            if not os.path.samestat(os.fstat(now), os.fstat(folder)):
+                raise TryLater(f"the folder of {self.path} was moved or replaced while the file was written")
 
     # Writing
 
-    def _replace(self, folder: int, text: str, owner: int, group: int) -> None:
-        """Put a new file with this text where the path is."""
-        temporary = f".{self.path.name}.rotator.tmp"
+    def _replace(self, folder: int, text: str, owner: int, group: int, found: _Found | None) -> bool:
+        """Put a new file with this text where the path is; False if what was `found` there is not there any more."""
+        temporary = f".{self.path.name[:LONGEST_PART]}.rotator.tmp"
         flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC
         with self._plainly("written"):
             with suppress(FileNotFoundError):
@@ -319,20 +348,32 @@ class FileSink:
                     stream.write(text.encode())
                     stream.flush()
                     os.fsync(file)
+                if self._is_another(folder, found):
+                    os.unlink(temporary, dir_fd=folder)
+                    return False
                 os.rename(temporary, self.path.name, src_dir_fd=folder, dst_dir_fd=folder)
             except BaseException:
                 with suppress(OSError):
                     os.unlink(temporary, dir_fd=folder)
                 raise
             os.fsync(folder)
+        return True
+
+    def _is_another(self, folder: int, found: _Found | None) -> bool:
+        """Whether the file is not the one that was read, or was written since."""
+        try:
+            now = os.lstat(self.path.name, dir_fd=folder)
+        except FileNotFoundError:
+            return found is not None
+        return found is None or mark(now) != mark(found.status)
 
     def _owner(self, found: _Found | None) -> tuple[int, int]:
         """Whose the file shall be: user and group, by number, or LEAVE."""
         owner, group = (found.status.st_uid, found.status.st_gid) if found else (LEAVE, LEAVE)
         if self.settings.owner is not None:
-            owner = _user(self.settings.owner)
+            owner = user_number(self.settings.owner)
         if self.settings.group is not None:
-            group = _group(self.settings.group)
+            group = group_number(self.settings.group)
         return owner, group
 
     def _give(self, file: int, owner: int, group: int) -> None:
@@ -378,28 +419,3 @@ class FileSink:
             if error.errno in PASSING:
                 raise TryLater(problem) from None
             raise NeedsPerson(problem, HINTS.get(error.errno or 0, "")) from None
-
-
-def _user(name: str) -> int:
-    """The number of a user. Raises NeedsPerson if there is none of that name."""
-    try:
-        return int(name) if name.isdecimal() else pwd.getpwnam(name).pw_uid
-    except KeyError:
-        raise NeedsPerson(f"there is no user {name}", "create it, or set `owner` to another") from None
-
-
-def _group(name: str) -> int:
-    """The number of a group. Raises NeedsPerson if there is none of that name."""
-    try:
-        return int(name) if name.isdecimal() else grp.getgrnam(name).gr_gid
-    except KeyError:
-        raise NeedsPerson(f"there is no group {name}", "create it, or set `group` to another") from None
-
-
-def _mount_points() -> set[str]:
-    """Where something is mounted. A single file that is mounted into a container cannot be renamed over."""
-    try:
-        lines = Path("/proc/self/mountinfo").read_text(encoding="utf-8", errors="surrogateescape").splitlines()
-    except FileNotFoundError:
-        return set()
-    return {re.sub(r"\\([0-7]{3})", lambda octal: chr(int(octal[1], 8)), line.split(" ")[4]) for line in lines}

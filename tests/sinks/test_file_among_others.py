@@ -37,6 +37,7 @@ def test_the_owner_of_a_file_stays_its_owner(open_folder: Path) -> None:
     path = open_folder / "key"
     path.write_text("old")
     os.chown(path, 1234, 4321)
+    open_folder.chmod(0o755)
     deliver(a_file_sink(path))
     assert (path.stat().st_uid, path.stat().st_gid) == (1234, 4321)
 
@@ -58,6 +59,8 @@ def test_a_file_that_cannot_stay_somebody_elses_is_not_taken_from_him(open_folde
     path.write_text("old")
     os.chown(path, 1234, 4321)
     path.chmod(0o644)
+    os.chown(open_folder, NOBODY, NOBODY)
+    open_folder.chmod(0o755)
     sink = a_file_sink(path, **({"owner": "1234"} if configured else {}))
     with as_nobody():
         for attempt in (sink.check, lambda: deliver(sink)):
