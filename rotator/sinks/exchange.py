@@ -98,7 +98,7 @@ class Exchange:
             outcome = TryLater(f"the host {self._host} cannot be resolved: {error.strerror}", "see whether it is right")
         except ssl.SSLCertVerificationError as error:
             outcome = NeedsPerson(
-                f"the TLS certificate of {self._host} is not accepted: {error.verify_message}",
+                f"the TLS certificate of {self._host} is not accepted: {error.verify_message.rstrip('.')}",
                 "let the receiver have a valid one, or name its authority in SSL_CERT_FILE",
             )
         except ssl.SSLError:

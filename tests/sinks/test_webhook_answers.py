@@ -3,18 +3,19 @@
 from __future__ import annotations
 
 import json
-import shutil
+import re
 import socket
 import ssl
-import subprocess
 import threading
 import time
+import warnings
 from collections.abc import Callable, Iterator
 from datetime import UTC, datetime, timedelta
 from email.utils import format_datetime
 from pathlib import Path
 
 import pytest
+import trustme
 from pytest_httpserver import HTTPServer
 
 from rotator.errors import NeedsPerson, RotatorError, SinkGone, TryLater
@@ -184,13 +185,20 @@ def silent(connection: socket.socket) -> None:
         ),
     ],
 )
-def test_the_time_out_is_for_the_whole_exchange(sink_for: SinkFor, talk: Callable[[socket.socket], None]) -> None:
+@pytest.mark.fault(
+    "Sinks",
+    "A webhook's host is silent, or drips its answer a byte at a time",
+    "The time-out is for the whole exchange: it is ended then, and tried again with growing pauses.",
+)
+def test_the_time_out_is_for_the_whole_exchange(
+    sink_for: SinkFor, talk: Callable[[socket.socket], None], person_sees: Callable[[str], None]
+) -> None:
     with a_raw_server(talk) as port:
         begun = time.monotonic()
         failed = failure_of(sink_for(f"http://127.0.0.1:{port}/hooks", timeout="1s"))
         assert 0.9 < time.monotonic() - begun < 3
     assert isinstance(failed, TryLater)
-    assert "127.0.0.1 did not answer within 1 s" in str(failed)
+    person_sees(str(failed))
 
 
 def test_a_handshake_that_never_ends_is_ended(sink_for: SinkFor) -> None:
@@ -284,58 +292,202 @@ def test_a_host_without_an_address(sink_for: SinkFor, host: str) -> None:
 # TLS
 
 
-def openssl(*words: str) -> None:
-    program = shutil.which("openssl")
-    if not program:
-        pytest.skip("no openssl here to make certificates with")
-    subprocess.run([program, *words], capture_output=True, check=True)
+LONG_AGO = datetime(2020, 1, 1, tzinfo=UTC)
+
+
+@pytest.fixture(scope="module")
+def authority() -> trustme.CA:
+    return trustme.CA()
 
 
 @pytest.fixture
-def certificate(tmp_path: Path, request: pytest.FixtureRequest) -> Path:
-    """A certificate that signs itself, with its key, for the names of the parameter."""
-    names = getattr(request, "param", "IP:127.0.0.1")
-    both = tmp_path / "certificate.pem"
-    openssl(
-        *("req", "-x509", "-newkey", "rsa:2048", "-nodes", "-days", "2", "-subj", "/CN=receiver"),
-        *("-addext", f"subjectAltName={names}", "-keyout", str(tmp_path / "key.pem"), "-out", str(both)),
-    )
-    return both
+def trusted(authority: trustme.CA, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Have this authority trusted, as an operator would."""
+    authority.cert_pem.write_to_path(tmp_path / "authority.pem")
+    monkeypatch.setenv("SSL_CERT_FILE", str(tmp_path / "authority.pem"))
 
 
 @pytest.fixture
-def tls_receiver(certificate: Path, tmp_path: Path) -> Iterator[Receiver]:
-    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
-    context.load_cert_chain(certificate, tmp_path / "key.pem")
-    receiver = Receiver(tls=context)
-    yield receiver
-    receiver.close()
+def tls_receiver() -> Iterator[Callable[[trustme.LeafCert], Receiver]]:
+    """Starts a receiver with this certificate."""
+    started = []
+
+    def start(certificate: trustme.LeafCert) -> Receiver:
+        context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+        certificate.configure_cert(context)
+        started.append(Receiver(tls=context))
+        return started[-1]
+
+    yield start
+    for receiver in started:
+        receiver.close()
 
 
-def test_a_certificate_that_nobody_trusts_is_refused(tls_receiver: Receiver, sink_for: SinkFor) -> None:
-    failed = failure_of(sink_for(tls_receiver.url))
-    assert isinstance(failed, NeedsPerson)
-    assert "the TLS certificate of 127.0.0.1 is not accepted: self" in str(failed)
-    assert tls_receiver.requests == []
+TlsReceiver = Callable[[trustme.LeafCert], Receiver]
 
 
-def test_a_certificate_of_ones_own_is_trusted_by_naming_it(
-    tls_receiver: Receiver, sink_for: SinkFor, certificate: Path, monkeypatch: pytest.MonkeyPatch
+@pytest.mark.usefixtures("trusted")
+def test_an_authority_of_ones_own_is_trusted_by_naming_it(
+    authority: trustme.CA, tls_receiver: TlsReceiver, sink_for: SinkFor
 ) -> None:
-    monkeypatch.setenv("SSL_CERT_FILE", str(certificate))
-    secret = deliver(sink_for(tls_receiver.url))
-    assert tls_receiver.requests[0].json["data"]["key"]["secret"] == secret.reveal()
+    receiver = tls_receiver(authority.issue_cert("127.0.0.1"))
+    secret = deliver(sink_for(receiver.url))
+    assert receiver.requests[0].json["data"]["key"]["secret"] == secret.reveal()
 
 
-@pytest.mark.parametrize("certificate", ["DNS:other.example.com"], indirect=True)
+def refused(receiver: Receiver, sink_for: SinkFor) -> str:
+    """What is said of its certificate; not a byte of the message was sent, nor of a check with a signature."""
+    sink = sink_for(receiver.url)
+    failed = failure_of(sink)
+    assert isinstance(failed, NeedsPerson)
+    with pytest.raises(NeedsPerson, match=re.escape(str(failed))):
+        sink.check(probe=True)
+    assert receiver.requests == []
+    return str(failed)
+
+
+@pytest.mark.fault(
+    "Sinks",
+    "A webhook's certificate is signed by nobody that is trusted",
+    "The key is not sent. It is tried again with growing pauses, and a person is told.",
+)
+def test_a_certificate_that_nobody_trusts_is_refused(
+    tls_receiver: TlsReceiver, sink_for: SinkFor, person_sees: Callable[[str], None]
+) -> None:
+    person_sees(refused(tls_receiver(trustme.CA().issue_cert("127.0.0.1")), sink_for))
+
+
+@pytest.mark.usefixtures("trusted")
+@pytest.mark.fault("Sinks", "A webhook's certificate is for another name", "The key is not sent.")
 def test_a_certificate_of_another_name_is_refused(
-    tls_receiver: Receiver, sink_for: SinkFor, certificate: Path, monkeypatch: pytest.MonkeyPatch
+    authority: trustme.CA, tls_receiver: TlsReceiver, sink_for: SinkFor, person_sees: Callable[[str], None]
 ) -> None:
-    monkeypatch.setenv("SSL_CERT_FILE", str(certificate))
-    failed = failure_of(sink_for(tls_receiver.url))
-    assert isinstance(failed, NeedsPerson)
-    assert "certificate is not valid for '127.0.0.1'" in str(failed)
-    assert tls_receiver.requests == []
+    person_sees(refused(tls_receiver(authority.issue_cert("other.example.com", "127.0.0.2")), sink_for))
+
+
+@pytest.mark.usefixtures("trusted")
+@pytest.mark.fault("Sinks", "A webhook's certificate has expired", "The key is not sent.")
+def test_a_certificate_that_has_expired_is_refused(
+    authority: trustme.CA, tls_receiver: TlsReceiver, sink_for: SinkFor, person_sees: Callable[[str], None]
+) -> None:
+    expired = authority.issue_cert("127.0.0.1", not_before=LONG_AGO, not_after=LONG_AGO + timedelta(days=1))
+    person_sees(refused(tls_receiver(expired), sink_for))
+
+
+@pytest.mark.usefixtures("trusted")
+def test_a_certificate_of_the_future_is_refused(
+    authority: trustme.CA, tls_receiver: TlsReceiver, sink_for: SinkFor
+) -> None:
+    tomorrow = datetime.now(UTC) + timedelta(days=1)
+    receiver = tls_receiver(authority.issue_cert("127.0.0.1", not_before=tomorrow))
+    assert "certificate is not yet valid" in refused(receiver, sink_for)
+
+
+@pytest.mark.fault(
+    "Sinks",
+    "A webhook's host ends the TLS handshake in the middle",
+    "The key is not sent; it is tried again with growing pauses.",
+)
+def test_a_handshake_that_breaks_off_is_tried_again(sink_for: SinkFor, person_sees: Callable[[str], None]) -> None:
+    def talk(connection: socket.socket) -> None:
+        connection.recv(64)
+
+    with a_raw_server(talk) as port:
+        failed = failure_of(sink_for(f"https://127.0.0.1:{port}/hooks"))
+    assert isinstance(failed, TryLater)
+    person_sees(str(failed))
+
+
+@pytest.mark.usefixtures("trusted")
+def test_a_connection_that_breaks_off_inside_tls_gives_no_receipt(authority: trustme.CA, sink_for: SinkFor) -> None:
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    authority.issue_cert("127.0.0.1").configure_cert(context)
+
+    def talk(connection: socket.socket) -> None:
+        secured = context.wrap_socket(connection, server_side=True)
+        secured.recv(10)
+        secured.sendall(b"HTTP/1.1 200 OK\r\nContent-Length: 90\r\n\r\n{")
+        secured.detach()
+
+    with a_raw_server(talk) as port:
+        failed = failure_of(sink_for(f"https://127.0.0.1:{port}/hooks"))
+    assert isinstance(failed, TryLater)
+
+
+@pytest.mark.usefixtures("trusted")
+def test_no_older_protocol_than_tls_1_2_is_spoken(
+    authority: trustme.CA, tls_receiver: TlsReceiver, sink_for: SinkFor
+) -> None:
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", DeprecationWarning)
+        context.minimum_version, context.maximum_version = ssl.TLSVersion.TLSv1, ssl.TLSVersion.TLSv1_1
+    authority.issue_cert("127.0.0.1").configure_cert(context)
+    receiver = Receiver(tls=context)
+    try:
+        assert "no TLS connection with 127.0.0.1 came about" in str(failure_of(sink_for(receiver.url)))
+        assert receiver.requests == []
+    finally:
+        receiver.close()
+
+
+# Receivers without measure
+
+
+def stream(connection: socket.socket, first: bytes, again: bytes) -> None:
+    """Send the one, then the other as fast as it goes, until nobody listens any more."""
+    read_request(connection)
+    connection.sendall(first)
+    while True:
+        connection.sendall(again)
+
+
+@pytest.mark.fault(
+    "Sinks",
+    "A webhook's answer has headers without end",
+    "It reads a hundred lines of at most 64 KiB and gives up; no memory is filled, and there is no receipt.",
+)
+@pytest.mark.parametrize("line", [b"X: " + b"y" * 60_000 + b"\r\n", b"y" * 65_536, b"X: y\r\n"])
+def test_headers_without_end_are_no_receipt_and_fill_no_memory(
+    sink_for: SinkFor, line: bytes, person_sees: Callable[[str], None]
+) -> None:
+    with a_raw_server(lambda connection: stream(connection, b"HTTP/1.1 200 OK\r\n", line)) as port:
+        failed = failure_of(sink_for(f"http://127.0.0.1:{port}/hooks"))
+    assert isinstance(failed, TryLater)
+    person_sees(str(failed))
+
+
+@pytest.mark.parametrize(
+    ("first", "again"),
+    [
+        pytest.param(b"HTTP/1.1 200 OK\r\n\r\n", b" " * 65_536, id="plain"),
+        pytest.param(b"HTTP/1.1 200 OK\r\nContent-Length: 100000000000\r\n\r\n", b" " * 65_536, id="very long"),
+        pytest.param(
+            b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n", b"400\r\n" + b" " * 1024 + b"\r\n", id="chunks"
+        ),
+    ],
+)
+@pytest.mark.fault(
+    "Sinks",
+    "A webhook's answer never ends, as fast as the line carries it",
+    "It reads 64 KiB. The status is the receipt; with `receipt: fingerprint` there is none.",
+)
+def test_an_answer_that_never_ends_is_read_so_far_and_no_further(
+    sink_for: SinkFor, first: bytes, again: bytes, person_sees: Callable[[str], None]
+) -> None:
+    with a_raw_server(lambda connection: stream(connection, first, again)) as port:
+        deliver(sink_for(f"http://127.0.0.1:{port}/hooks"))
+        failed = failure_of(sink_for(f"http://127.0.0.1:{port}/hooks", receipt="fingerprint"))
+    person_sees(str(failed))
+
+
+def test_an_answer_to_what_was_not_yet_sent_is_no_receipt_if_it_is_not_a_2xx(sink_for: SinkFor) -> None:
+    def talk(connection: socket.socket) -> None:
+        connection.sendall(b"HTTP/1.1 408 Too late\r\nContent-Length: 0\r\n\r\n")
+        read_request(connection)
+
+    with a_raw_server(talk) as port:
+        assert "answered 408" in str(failure_of(sink_for(f"http://127.0.0.1:{port}/hooks")))
 
 
 def test_a_receiver_that_does_not_speak_tls(receiver: Receiver, sink_for: SinkFor) -> None:
