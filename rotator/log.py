@@ -38,7 +38,9 @@ _WARNINGS = {
     "notice.failed",
     "state.repaired",
 }
-_LOUDER = ("urllib3", "apscheduler.scheduler", "apscheduler.executors", "requests")
+_LOUDER = ("apscheduler.scheduler", "apscheduler.executors")
+# Their warnings quote what the other side sent, in whatever spelling. The adapters tell it all in their own words.
+_SILENT = ("urllib3", "requests")
 
 
 def setup(stream: TextIO | None = None) -> None:
@@ -66,6 +68,8 @@ def setup(stream: TextIO | None = None) -> None:
     root.setLevel(logging.INFO)
     for name in _LOUDER:
         logging.getLogger(name).setLevel(logging.WARNING)
+    for name in _SILENT:
+        logging.getLogger(name).setLevel(logging.CRITICAL)
     logging.captureWarnings(True)
     sys.excepthook = _uncaught
     threading.excepthook = lambda args: _uncaught(args.exc_type, args.exc_value, args.exc_traceback)

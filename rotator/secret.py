@@ -32,6 +32,7 @@ _LOOKS_LIKE = re.compile(
 )
 _URL_SAFE = str.maketrans("+/", "-_")
 _BREAK = r"(?:\s|\\+[nrt])"
+_CODE = re.compile(r"(?:%|\\+(?:u00|x))([0-9A-Fa-f]{2})")
 _NOT_SPELT = re.compile(r"\\+[nrt]|%[0-9A-Fa-f]{2}|[^A-Za-z0-9\\%]+|[\\%]")
 
 
@@ -72,7 +73,7 @@ _held: weakref.WeakValueDictionary[int, Secret] = weakref.WeakValueDictionary()
 
 def blank(text: str) -> str:
     """The text without the secrets that this process holds, and without what looks like one."""
-    spelt = _NOT_SPELT.sub("", text)
+    spelt = _NOT_SPELT.sub("", _CODE.sub(lambda code: chr(int(code[1], 16)), text))
     # A snapshot: other threads make and drop secrets meanwhile. The longest first: one may be a part of another.
     held = [secret.reveal() for reference in _held.valuerefs() if (secret := reference()) is not None]
     for value in sorted((value for value in held if len(value) >= _SHORTEST), key=len, reverse=True):
@@ -95,9 +96,10 @@ def _codes(value: str) -> Iterator[str]:
 
 def _however_written(value: str) -> re.Pattern[str]:
     """Finds a secret also where it is escaped as in JSON, Python or a URL, however often, and broken anywhere."""
-    return re.compile(f"{_BREAK}*".join(c if c.isalnum() else _escaped(c) for c in value))
+    return re.compile(f"{_BREAK}*".join(map(_escaped, value)))
 
 
 def _escaped(character: str) -> str:
-    before = r"\\+" if character == "\\" else r"\\*" + re.escape(character)
-    return f"(?:{before}|(?i:%{ord(character):02x}))"
+    before = "" if character.isalnum() else r"\\+" if character == "\\" else r"\\*"
+    plain = before if character == "\\" else before + re.escape(character)
+    return rf"(?:{plain}|(?:%|\\+(?:u00|x))(?i:{ord(character):02x}))"

@@ -151,6 +151,10 @@ FORMS: dict[str, Callable[[str], str]] = {
     "broken over lines": lambda value: f"key: {value[:6]}\n    {value[6:]}",
     "broken over lines, in JSON": lambda value: json.dumps(f"key: {value[:6]}\n\t{value[6:]}"),
     "letter by letter": lambda value: " ".join(value),
+    "in a URL, every letter": lambda value: "".join(f"%{ord(letter):02X}" for letter in value),
+    "in JSON, every letter": lambda value: "".join(f"\\u{ord(letter):04x}" for letter in value),
+    "in JSON in JSON, every letter": lambda value: "".join(f"\\\\u{ord(letter):04X}" for letter in value),
+    "as bytes, every letter": lambda value: "".join(f"\\x{ord(letter):02x}" for letter in value),
     "backwards": lambda value: value[::-1],
     "in hexadecimal": lambda value: value.encode().hex(),
     "in large hexadecimal": lambda value: value.encode().hex().upper(),
@@ -174,7 +178,13 @@ def test_a_secret_that_is_held_is_blanked_however_it_is_written(form: Callable[[
     text = blank(f"before {form(value)} after")
     assert value not in text
     assert "".join(text.split()).count(value[2:6]) == 0, text
-    for word in (value.encode().hex()[4:12], value[2:6][::-1], *(core(value, before) for before in range(3))):
+    for word in (
+        value.encode().hex()[4:12],
+        f"{ord(value[3]):02x}%{ord(value[4]):02x}",
+        f"u{ord(value[3]):04x}\\",
+        value[2:6][::-1],
+        *(core(value, before) for before in range(3)),
+    ):
         assert word.lower() not in "".join(text.split()).lower(), text
     assert BLANK in text
     assert text.startswith("before ")
