@@ -17,6 +17,7 @@ from urllib.parse import quote, unquote
 PIECE = 12
 _WORDS = re.compile(rf"[A-Za-z0-9+/_=-]{{{PIECE},}}")
 _ESCAPED = re.compile(r"\\+u00([0-9a-fA-F]{2})|\\+x([0-9a-fA-F]{2})")
+_CONTROL = re.compile(r"[\x00-\x08\x0b\x0c\x0e-\x1f\x7f-\x9f]+")
 _BETWEEN = re.compile(r"\\+[nrt]|[^A-Za-z0-9+/_=-]+")
 _FORMS: dict[str, Callable[[str], str]] = {
     "as it is": lambda value: value,
@@ -35,7 +36,7 @@ def spellings(value: str) -> list[str]:
     unicode_escapes = "".join(f"\\u{ord(character):04x}" for character in value)
     percent = "".join(f"%{ord(character):02X}" for character in value)
     folded = "\n ".join(value[start : start + 20] for start in range(0, len(value), 20))
-    halves = f"{value[: len(value) // 2]} … {value[len(value) // 2 :]}"
+    halves = f"{value[: len(value) // 2]} ... {value[len(value) // 2 :]}"
     return [*coded, quote(value, safe=""), percent, unicode_escapes, json.dumps(json.dumps(value)), folded, halves]
 
 
@@ -58,14 +59,14 @@ class Canaries:
         """Which of them are there, and how they are spelt."""
         if isinstance(text, bytes):
             text = text.decode("latin-1")
-        plain = _ESCAPED.sub(lambda code: chr(int(code[1] or code[2], 16)), unquote(text))
-        found = set()
-        for form in (text, _BETWEEN.sub("", plain)):
-            for word in _WORDS.findall(form):
-                for start in range(len(word) - PIECE + 1):
-                    if (known := self._pieces.get(word[start : start + PIECE])) is not None:
-                        found.add(known)
-        return found
+        words: set[str] = set()
+        for part in set(_CONTROL.split(text)):  # a database holds the same again and again
+            plain = _ESCAPED.sub(lambda code: chr(int(code[1] or code[2], 16)), unquote(part))
+            words.update(_WORDS.findall(part))
+            words.add(_BETWEEN.sub("", plain))
+        pieces = self._pieces
+        found = {pieces.get(word[at : at + PIECE], "") for word in words for at in range(len(word) - PIECE + 1)}
+        return found - {""}
 
 
 def files_with(canaries: Canaries, folder: Path, but: Iterable[str] = ()) -> dict[str, set[str]]:
