@@ -8,19 +8,16 @@ the log, the pages, what commands say, every file but the sinks' own, and what `
 from __future__ import annotations
 
 import contextlib
-import os
 import secrets
-import shutil
 import signal
 import sqlite3
-import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
 import requests
 from canaries import Canaries, files_with, spellings
-from sinks.builders import NOBODY, Reply, Request, a_signing_secret, until
+from sinks.builders import Reply, Request, a_signing_secret, until
 
 from . import echo
 from .echo import Echo
@@ -294,43 +291,3 @@ def test_whatever_happens_no_secret_is_left_anywhere(trial: Trial, person_sees: 
     assert shown == {}
     assert len({name.split()[0] for name in trial.processes}) >= 3
     person_sees(failed)
-
-
-# Memory
-
-
-@pytest.fixture
-def rotator_as_nobody(tmp_path: Path) -> Iterator[Callable[..., int]]:
-    """Runs `rotator` as another user, with a core size that is not limited; gives its process id."""
-    started: list[int] = []
-    tmp_path.chmod(0o755)
-
-    def start(stage: Stage, *words: str) -> int:
-        stage.folder.chmod(0o777)
-        for file in stage.folder.iterdir():
-            os.chown(file, NOBODY, NOBODY)
-        os.chown(stage.folder, NOBODY, NOBODY)
-        script = 'ulimit -c unlimited; cd "$0"; exec "$@"'
-        bound = [shutil.which("setpriv") or "setpriv", "--reuid", str(NOBODY), "--clear-groups"]
-        command = ["sh", "-c", script, str(stage.folder), *bound, sys.executable, "-m", "rotator", *words]
-        started.append(os.posix_spawnp("sh", command, stage.variables({})))
-        return started[-1]
-
-    yield start
-    for pid in started:
-        with contextlib.suppress(ProcessLookupError, ChildProcessError):
-            os.kill(pid, signal.SIGKILL)
-            os.waitpid(pid, 0)
-
-
-PEEK = """
-import os, sys
-os.setgid({0}); os.setuid({0})
-for what in ("environ", "mem", "maps", "fd"):
-    try:
-        path = f"/proc/{{sys.argv[1]}}/{{what}}"
-        os.listdir(path) if what == "fd" else open(path, "rb").read(1)
-        print(what, "can be read")
-    except PermissionError:
-        pass
-"""
