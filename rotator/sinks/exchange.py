@@ -11,7 +11,8 @@ from __future__ import annotations
 import threading
 import time
 from collections.abc import Mapping
-from typing import TYPE_CHECKING, NamedTuple
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
 from urllib.parse import urlsplit
 
 from rotator.errors import NeedsPerson, RotatorError, TryLater
@@ -22,12 +23,13 @@ if TYPE_CHECKING:
 LARGEST_ANSWER = 64 * 1024
 
 
-class Answer(NamedTuple):
-    """What is looked at of an answer. `body` holds its first 64 KiB."""
+@dataclass(frozen=True)
+class Answer:
+    """What is looked at of an answer. `body` holds its first 64 KiB. It shows nothing of what the receiver said."""
 
     status: int
-    retry_after: str | None
-    body: bytes
+    retry_after: str | None = field(repr=False)
+    body: bytes = field(repr=False)
 
 
 NO_ANSWER = Answer(0, None, b"")

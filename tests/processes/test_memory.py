@@ -81,9 +81,9 @@ def test_a_crash_writes_no_memory_to_the_disk(stage: Stage, person_sees: Sees) -
     ended = end(pid, signal.SIGSEGV)
     assert os.WIFSIGNALED(ended)
     assert not os.WCOREDUMP(ended)
-    (core,) = (line for line in limits.splitlines() if line.startswith("Max core file size"))
-    assert core.split()[4:6] == ["0", "0"]
-    person_sees(core)
+    (limit,) = (line for line in limits.splitlines() if line.startswith("Max core file size"))
+    assert limit.split()[4:6] == ["0", "0"]
+    person_sees(limit)
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="only Linux has it")
