@@ -25,8 +25,8 @@ _SHORTEST = 8  # a shorter one would blank out ordinary words
 # Where a word may begin: not after a letter or digit, unless that ends an escape of JSON or of a terminal's colours.
 _BEGINS = r"(?:(?<![A-Za-z0-9])|(?<=\\[bfnrt])|(?<=\\u[0-9a-f]{4})|(?<=\x1b\[[0-9]m)|(?<=\x1b\[[0-9]{2}m))"
 _LOOKS_LIKE = re.compile(
-    r"napi_[A-Za-z0-9]{8,}"  # Neon's keys
-    r"|whsec_[A-Za-z0-9+/=]{8,}"  # Standard Webhooks' signing secrets
+    r"napi_[A-Za-z0-9_]{8,}"  # Neon's keys, also one after the other
+    r"|whsec_[A-Za-z0-9+/=_-]{8,}"  # Standard Webhooks' signing secrets
     rf"|{_BEGINS}(?<!sha256:)[a-z0-9]{{64}}(?![A-Za-z0-9])"  # Neon's older keys, which have no prefix
     r"|(?<=(?i:bearer) )[A-Za-z0-9._~+/=-]+"
 )

@@ -118,6 +118,7 @@ SURROUNDINGS: dict[str, str] = {
     "in a terminal's bold": "\x1b[1m{}\x1b[0m",
     "in brackets": "[{}]",
     "twice": "{0} {0}",
+    "twice as folders": "/{0}/{0}/x",
     "as a bearer": "Authorization: Bearer {}",
 }
 
