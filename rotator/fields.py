@@ -26,6 +26,7 @@ _UNITS = {"s": "seconds", "m": "minutes", "h": "hours", "d": "days", "w": "weeks
 _DURATION = re.compile(r"(?:\d{1,9}[smhdw])+")
 _PART = re.compile(r"(\d+)([smhdw])")
 _LONGEST = timedelta(days=3660)
+_LARGEST_SECRET = 4096  # bytes; no key has a tenth of it, and another file may be without end
 DURATION_EXPECTED = "expected a duration such as 90s, 15m, 12h, 30d, 2w or 1d12h"
 SECRET_EXPECTED = "expected {env: NAME}, {file: PATH} or {credential: NAME}; a secret is never written in this file"
 
@@ -127,7 +128,10 @@ class SecretRef(Settings):
 
     def read(self) -> Secret:
         """The secret, without surrounding white space. Raises NeedsPerson, saying what to do."""
-        text = self._text().strip()
+        text = self._text()
+        if len(text) > _LARGEST_SECRET:
+            raise NeedsPerson(f"{self} is larger than {_LARGEST_SECRET} bytes", "put the secret alone in it")
+        text = text.strip()
         if not text:
             raise NeedsPerson(f"{self} is empty", "put the secret in it")
         if not text.isascii() or any(character.isspace() for character in text):
@@ -143,7 +147,8 @@ class SecretRef(Settings):
                 "start the service by systemd with LoadCredential=, or use {file: PATH}",
             )
         try:
-            return self.path.read_bytes().decode("ascii", "replace")
+            with self.path.open("rb") as file:
+                return file.read(_LARGEST_SECRET + 1).decode("ascii", "replace")
         except OSError as error:
             reason = error.strerror
         raise NeedsPerson(f"{self} cannot be read: {reason}", "create it with the secret in it, readable by this user")
