@@ -8,6 +8,7 @@ from __future__ import annotations
 import gzip
 import logging
 import socket
+import ssl
 import threading
 import time
 import traceback
@@ -16,7 +17,9 @@ from datetime import timedelta
 from pathlib import Path
 
 import pytest
+import trustme
 from neon_bench import Behaviour, Bench, RudeServer, a_bench, drips, pours, resets, says, sends
+from sinks.builders import Receiver
 
 from rotator.errors import KeyRefused, NeedsPerson, OutcomeUnknown, RotatorError, TryLater
 from rotator.model import Check, Scope
@@ -239,6 +242,34 @@ class TestUnreachable:
             finally:
                 done.set()
                 thread.join()
+
+    @pytest.mark.parametrize("known", [False, True])
+    @pytest.mark.fault(
+        "Neon",
+        "Something with a wrong certificate answers in Neon's place",
+        "The management key is not sent. It is tried again with growing pauses, and nothing is created or revoked.",
+    )
+    def test_a_certificate_that_is_wrong(
+        self, known: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, person_sees: Callable[[str], None]
+    ) -> None:
+        """Of an authority that nobody trusts, or for another name."""
+        authority = trustme.CA()
+        context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+        authority.issue_cert("127.0.0.2" if known else "127.0.0.1").configure_cert(context)
+        if known:
+            authority.cert_pem.write_to_path(tmp_path / "authority.pem")
+            monkeypatch.setenv("REQUESTS_CA_BUNDLE", str(tmp_path / "authority.pem"))
+        impostor = Receiver(tls=context)
+        try:
+            self.expect_all(
+                f"https://127.0.0.1:{impostor.port}/api/v2", tmp_path, "TLS certificate that is not trusted"
+            )
+            with pytest.raises(TryLater) as failed:
+                a_bench(f"https://127.0.0.1:{impostor.port}/api/v2", tmp_path, KEY).neon.list_keys("personal")
+        finally:
+            impostor.close()
+        assert impostor.requests == []
+        person_sees(str(failed.value))
 
     def test_a_proxy_that_refuses_the_tunnel(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
         with RudeServer(says(b"no", "407 Proxy Authentication Required")) as proxy:
