@@ -6,7 +6,10 @@ import os
 import shutil
 import socket
 import stat
+import subprocess
+import sys
 import tempfile
+import threading
 from collections.abc import Callable, Iterator
 from contextlib import closing
 from pathlib import Path
@@ -14,9 +17,14 @@ from pathlib import Path
 import pytest
 from sinks.builders import NOBODY, as_nobody, mode_of, needs_root
 
+from rotator.assembly import assemble
+from rotator.config import load
 from rotator.errors import NeedsPerson
 from rotator.lock import ProcessLock
+from rotator.model import Event
 from rotator.store import Store
+
+ROOT = Path(__file__).parent.parent
 
 Sees = Callable[[str], None]
 
@@ -68,6 +76,29 @@ def test_what_others_could_do_is_taken_from_them_and_told(shared: Path, person_s
         assert len(store.repaired) == 2
     with closing(a_store(path)) as store:
         assert store.repaired == []
+
+
+def test_the_service_tells_what_it_put_right_and_a_check_what_is_wrong(tmp_path: Path) -> None:
+    (tmp_path / "key").write_text("no key")
+    (tmp_path / "config.yaml").write_text(
+        "neon: {api_key: {file: key}, api_url: 'http://127.0.0.1:1'}\n"
+        "sinks: {app: {type: file, path: app.key}}\n"
+        "policies: {ci: {rotate: {every: 30d}, deliver_to: [app]}}\n"
+    )
+    a_store(tmp_path / "rotator.db").close()
+    (tmp_path / "rotator.db").chmod(0o640)
+    told: list[Event] = []
+    assemble(load(tmp_path / "config.yaml"), threading.Event(), told.append).close()
+    (event,) = told
+    assert event.name == "state.repaired"
+    assert "was open to others (mode 0640); now it is 0600" in event.why
+
+    (tmp_path / "rotator.db").rename(tmp_path / "real.db")
+    (tmp_path / "rotator.db").symlink_to("real.db")
+    words = [sys.executable, "-m", "rotator", "check", "--online", "-c", str(tmp_path / "config.yaml")]
+    checked = subprocess.run(words, capture_output=True, text=True, cwd=ROOT)
+    assert checked.returncode == 1
+    assert f"state: the state {tmp_path / 'rotator.db'} is a symbolic link" in checked.stderr
 
 
 def test_reading_puts_nothing_right(shared: Path) -> None:
