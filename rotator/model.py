@@ -21,6 +21,7 @@ CHECK_AGAIN_AFTER = timedelta(seconds=15)
 CLOSED_NAME_KEPT = timedelta(days=30)
 ORDER_LAPSES_AFTER = timedelta(hours=1)
 PERSONAL = "personal"
+YEARS = range(1970, 3000)  # of every time taken in: so that what is reckoned from one stays in the calendar
 
 
 # What a user declares

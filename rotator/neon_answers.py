@@ -17,7 +17,7 @@ from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from typing import NoReturn, TypeVar
 
-from rotator.model import Key
+from rotator.model import YEARS, Key
 from rotator.secret import Secret
 
 T = TypeVar("T")
@@ -120,12 +120,13 @@ def parse_time(value: object) -> datetime | None:
 
 
 def parse_date(text: str | None) -> datetime | None:
-    """A `Date` header as aware UTC, or None."""
+    """A `Date` header as aware UTC, or None; also for a year that no clock is in."""
     try:
         moment = email.utils.parsedate_to_datetime(text or "")
-        return (moment if moment.tzinfo else moment.replace(tzinfo=UTC)).astimezone(UTC)
+        moment = (moment if moment.tzinfo else moment.replace(tzinfo=UTC)).astimezone(UTC)
     except (ValueError, TypeError, OverflowError):
         return None
+    return moment if moment.year in YEARS else None
 
 
 def parse_retry_after(text: str | None, date: datetime | None) -> timedelta | None:
@@ -147,7 +148,7 @@ def _key(entry: dict[object, object], where: str) -> Key:
     created_at = parse_time(entry.get("created_at"))
     if not isinstance(name, str):
         raise Unreadable(f"{where} has no name")
-    if created_at is None:
+    if created_at is None or created_at.year not in YEARS:
         raise Unreadable(f"{where} has no created_at that is a time")
     if project is not None and not isinstance(project, str):
         raise Unreadable(f"{where} has a project_id that is not text")
@@ -176,9 +177,11 @@ def _last_use(value: object, where: str) -> datetime | None:
     if value is None or value == "":
         return None
     moment = parse_time(value)
-    if moment is None:
+    if moment is not None and moment.year == 1:
+        return None  # how Go writes "no time"
+    if moment is None or moment.year not in YEARS:
         raise Unreadable(f"{where} has a last_used_at that is not a time")
-    return moment if moment.year > 1 else None  # year 1 is how Go writes "no time"
+    return moment
 
 
 def _addresses(value: object, where: str) -> tuple[str, ...]:

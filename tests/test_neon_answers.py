@@ -73,6 +73,9 @@ class TestReadingAList:
             ([an_entry(id=0)], "entry 1 has no id"),
             ([an_entry(name=None)], "entry 1 has no name"),
             ([an_entry(created_at="yesterday")], "entry 1 has no created_at that is a time"),
+            ([an_entry(created_at="9999-12-31T23:59:59Z")], "entry 1 has no created_at that is a time"),
+            ([an_entry(created_at="0001-01-01T00:00:00Z")], "entry 1 has no created_at that is a time"),
+            ([an_entry(last_used_at="9999-12-31T23:59:59Z")], "entry 1 has a last_used_at that is not a time"),
             ([an_entry(created_at=1700000000)], "entry 1 has no created_at that is a time"),
             ([an_entry(last_used_at="soon")], "entry 1 has a last_used_at that is not a time"),
             ([an_entry(last_used_at=False)], "entry 1 has a last_used_at that is not a time"),
@@ -198,7 +201,11 @@ def test_retry_after(text: str | None, seconds: float | None) -> None:
 
 
 @pytest.mark.parametrize(
-    "text", [None, "", "yesterday", "Mon, 99 Nov 2026 04:06:00 GMT", "Mon, 23 Nov 20260 04:06:00 GMT"]
+    "text",
+    [
+        *(None, "", "yesterday", "Mon, 99 Nov 2026 04:06:00 GMT", "Mon, 23 Nov 20260 04:06:00 GMT"),
+        *("Fri, 31 Dec 9999 23:59:59 GMT", "Mon, 23 Nov 2026 04:06:00 -99999999999999999999"),
+    ],
 )
 def test_a_date_that_is_none_is_ignored(text: str | None) -> None:
     assert parse_date(text) is None
