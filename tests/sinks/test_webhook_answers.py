@@ -137,7 +137,13 @@ def test_retry_after_is_respected_up_to_an_hour(
     assert least <= failed.retry_after.total_seconds() <= most
 
 
-@pytest.mark.parametrize(("status", "header"), [(503, "soon"), (503, "-5"), (503, "Wed, 99 Foo 2015"), (500, "5")])
+@pytest.mark.parametrize(
+    ("status", "header"),
+    [
+        *((503, "soon"), (503, "-5"), (503, "Wed, 99 Foo 2015"), (500, "5"), (429, "²")),
+        (503, "Mon, 23 Nov 2026 04:06:00 -99999999999999999999"),  # which the standard library cannot reckon with
+    ],
+)
 def test_a_retry_after_that_means_nothing_is_none(
     receiver: Receiver, sink_for: SinkFor, status: int, header: str
 ) -> None:
