@@ -27,9 +27,7 @@ _BOM = "\ufeff"
 
 _NAME = re.compile(r"[ \t]*(?:export[ \t]+)?(?P<name>[^\s=#'\"`]+)[ \t]*=")
 _PLAIN = re.compile(r"[A-Za-z0-9_.:/@%+=,-]+")
-_UNQUOTED = re.compile(
-    r"(?P<before>[ \t]*)(?P<value>(?:(?![ \t]+#)(?:[^\r\n]|\r(?!\n|\Z)))*?)[ \t]*(?:[ \t]#[^\n]*|\r?)(?=\n|\Z)"
-)
+_COMMENT = re.compile(r"[ \t]#")
 _TO_LINE_END = re.compile(r"[ \t]*(?:#[^\n]*)?\r?(?=\n|\Z)")
 # Quotations that end on their line, in either of the two ways in which ' is read: with escapes, or without.
 _QUOTED_ON_ONE_LINE = re.compile(
@@ -72,9 +70,9 @@ def write(text: str, form: str, name: str | None, value: str) -> str:
     new = value if form == DOTENV else json.dumps(value)
     spans = _spans(text, form, name)
     if spans:
-        changed = text
-        for span in reversed(spans):  # from the end, so that the places before it stay true
-            changed = changed[: span.start] + new + changed[span.end :]
+        before = [0, *(span.end for span in spans)]
+        kept = [text[start : span.start] for start, span in zip(before, spans, strict=False)]
+        changed = "".join(part + new for part in kept) + text[before[-1] :]
     elif form == DOTENV:
         changed = _with_line(text, f"{name}={new}")
     else:
@@ -110,19 +108,21 @@ def _assignments(text: str) -> Iterator[tuple[str, Span]]:
         if assignment:
             span, position = _value(text, assignment.end())
             yield assignment["name"], span
-        line_end = text.find("\n", position)
-        position = len(text) if line_end < 0 else line_end + 1
+        position = _line_end(text, position) + 1
 
 
 def _value(text: str, start: int) -> tuple[Span, int]:
     """The value after a `=`, and where what belongs to it ends."""
     first = _skip(_BLANKS, text, start)
     if text[first : first + 1] not in ("'", '"', "`"):
-        unquoted = _UNQUOTED.match(text, first)
-        only_a_comment = first > start and text[first : first + 1] == "#"
-        if unquoted is None or not unquoted["value"] or only_a_comment:
+        line_end = _line_end(text, first)
+        end = line_end - 1 if text.endswith("\r", first, line_end) else line_end
+        comment = _COMMENT.search(text, first, end)
+        value = text[first : comment.start() if comment else end].rstrip(" \t")
+        only_a_comment = first > start and value.startswith("#")
+        if not value or only_a_comment:
             return Span(start, start, ""), first
-        return Span(*unquoted.span("value"), unquoted["value"]), unquoted.end()
+        return Span(first, first + len(value), value), line_end
     on_one_line = _QUOTED_ON_ONE_LINE.match(text, first)
     if on_one_line:
         end = on_one_line.end()
@@ -147,8 +147,7 @@ def _quoted(text: str, start: int) -> tuple[Span, int]:
         if character in " \t\r":
             value_end = value_end or position
             if text[position + 1 : position + 2] == "#":
-                line_end = text.find("\n", position)
-                position = len(text) if line_end < 0 else line_end
+                position = _line_end(text, position)
                 continue
         position += 2 if character == "\\" and text[position + 1 : position + 2] not in ("", "\n") else 1
     if over_lines:
@@ -166,6 +165,12 @@ def _with_line(text: str, line: str) -> str:
 def _skip(what: re.Pattern[str], text: str, position: int) -> int:
     skipped = what.match(text, position)
     return skipped.end() if skipped else position
+
+
+def _line_end(text: str, position: int) -> int:
+    """Where the line ends that this position is in."""
+    found = text.find("\n", position)
+    return len(text) if found < 0 else found
 
 
 def _line(text: str, position: int) -> int:

@@ -119,6 +119,30 @@ def test_a_shell_reads_the_new_value_and_the_others_as_before(text: str, tmp_pat
     assert after[3] == "napi_new"
 
 
+# As large as a file may be
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        pytest.param("A=x" + " " * 1_000_000 + "y\n", id="a million blanks in a value"),
+        pytest.param("K=\n" * 60_000, id="the entry again and again"),
+        pytest.param("export " + " " * 1_000_000, id="nothing but blanks after a word"),
+        pytest.param("A='" + "\\'" * 400_000 + "\n", id="escape upon escape"),
+        pytest.param("A=" + "'x'" * 300_000 + "\n", id="quotation upon quotation"),
+    ],
+)
+@pytest.mark.parametrize("form", [DOTENV, JSON])
+def test_a_file_of_a_mebibyte_is_edited_or_refused_without_long_thought(text: str, form: str) -> None:
+    """While it takes, the folder's lock is held: what took minutes would end every other delivery to it."""
+    if form == JSON:
+        text = '{"A": 1' + ', "K": ""' * 20_000 + "}" if text.startswith("K") else json.dumps({"A": text})
+    try:
+        assert read(write(text, form, "K", "new"), form, "K") == "new"
+    except NotUnderstood:
+        assert form == DOTENV
+
+
 # dotenv, in general: a file is made of pieces, of which only the entry's values change
 
 blanks = st.text(st.sampled_from(" \t"), max_size=2)
