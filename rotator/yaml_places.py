@@ -29,11 +29,13 @@ from rotator.errors import ConfigError, ConfigProblem
 
 MAX_BYTES = 4 * 1024 * 1024
 MAX_DEPTH = 32
+MAX_VALUES = 200_000  # keys and values; some 5,000 policies have as many
 Part = str | int
 
 _LOADER = yaml.CSafeLoader if yaml.__with_libyaml__ else yaml.SafeLoader
 _TAG = "tag:yaml.org,2002:"
 _DECIMAL = re.compile(r"[-+]?(?:0|[1-9][0-9]{0,18})")
+_LONGEST_NUMBER = 40
 _SECRET = re.compile(r"napi_|whsec_", re.IGNORECASE)
 _BOOLEANS = {"yes": True, "on": True, "true": True, "no": False, "off": False, "false": False}
 _resolver: Any = yaml.resolver.Resolver()
@@ -182,9 +184,14 @@ class _Reader:
         self.root: Node | None = None
         self._open: list[_Open] = []
         self._documents = 0
+        self._values = 0
 
     def take(self, event: yaml.Event) -> None:
         """Take the next event. Raises ConfigError where going on makes no sense."""
+        self._values += isinstance(event, yaml.NodeEvent)
+        if self._values > MAX_VALUES:
+            self._fault(event, f"more than {MAX_VALUES} keys and values; expected a configuration", path=())
+            raise ConfigError(self.problems[-1:])
         if isinstance(event, yaml.ScalarEvent):
             self._attach(self._scalar(event))
         elif isinstance(event, (yaml.MappingStartEvent, yaml.SequenceStartEvent)):
@@ -313,6 +320,8 @@ def _plain(text: str) -> object:
 
 
 def _number(text: str) -> str:
+    if len(text) > _LONGEST_NUMBER:  # to the base of 60 it would be reckoned for minutes
+        return "a number"
     try:
         return f"the number {_constructor.construct_yaml_int(yaml.ScalarNode(_TAG + 'int', text))}"
     except ValueError:

@@ -22,6 +22,12 @@ SYNTAX = [
     Row("second document", "a: 1\n▶---\nb: 2", "", ("second document", "without ---")),
     Row("control character", "a: ▶\a", "", ("U+0007", "remove")),
     Row("nested too deep", "[" * 32 + "▶" + "[" * 100_000, "", ("32 levels",)),
+    Row(
+        "a million keys",
+        "a:\n" * 99_999 + "a:▶\n" + "a:\n" * 400_000,
+        "",
+        ("more than 200000 keys", "expected a configuration"),
+    ),
     Row("list at the top", "▶- neon", "", ("not a mapping", "neon, sinks and policies")),
     Row("word at the top", "▶neon", "", ("not a mapping",)),
     Row("empty", "▶", "", ("empty", "neon, sinks and policies")),
@@ -80,6 +86,12 @@ YAML = [
         ("is a date", "put it in quotes"),
     ),
     Row("octal id", a_config(policy="adopt: ▶0123"), "policies.a.adopt", ("the number 83", "plain number")),
+    Row(
+        "endless number to the base of 60",
+        a_config(policy=f"adopt: ▶1{':1' * 500_000}"),
+        "policies.a.adopt",
+        ("a number", "plain number"),
+    ),
     Row("endless number", a_config(policy=f"adopt: ▶{'9' * 5000}"), "policies.a.adopt", ("a number", "plain number")),
 ]
 
