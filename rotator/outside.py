@@ -8,9 +8,9 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Mapping, Set
-from datetime import datetime, timedelta
+from datetime import UTC, datetime, timedelta
 
-from rotator.errors import NeedsPerson, RotatorError
+from rotator.errors import NeedsPerson, RotatorError, StateUnavailable
 from rotator.lag import Unseen, follow, lag_of
 from rotator.lists import Lists
 from rotator.model import Held, KeyList, Keys, Policy, Record
@@ -92,8 +92,15 @@ class Outside:
     def recall(self, unseen: str) -> None:
         """Go on measuring where an earlier process stopped: a restart does not make a frozen signal credible."""
         key_id, _, since = unseen.partition(" ")
-        if since:
-            self._measured, self._unseen = int(key_id), Unseen((datetime.fromisoformat(since),))
+        if not unseen:
+            return
+        try:
+            call = datetime.fromisoformat(since)
+            self._measured, self._unseen = int(key_id), Unseen((call.astimezone(UTC),))
+        except (ValueError, OverflowError):
+            raise StateUnavailable(
+                "what the state says of the lag of Neon's usage is damaged", "restore the state from a backup"
+            ) from None
 
     def _measure_lag(self, listing: KeyList, calls: list[datetime]) -> None:
         own = list(self.own({}))

@@ -152,7 +152,8 @@ class Store:
             sa.select(tables.records.c.version, tables.records.c.document).where(tables.records.c.policy == policy)
         ).first()
         record = tables.parse_record(policy, row.document) if row else Record(policy=policy)
-        return replace(record, orders=tuple(open_orders(connection, policy))), row.version if row else 0
+        version = tables.version_of(policy, row.version) if row else 0
+        return replace(record, orders=tuple(open_orders(connection, policy))), version
 
     def _write(
         self, connection: sa.Connection, policy: str, version: int, before: Record, change: Change, now: datetime
@@ -211,6 +212,11 @@ class Store:
             query = query.where(tables.history.c.policy == policy)
         with self._transaction(writing=False) as connection:
             return [tables.entry_of(row._asdict()) for row in connection.execute(query)]
+
+    def length(self) -> int:
+        """How many entries there are, whether they can be read or not."""
+        with self._transaction(writing=False) as connection:
+            return connection.execute(sa.select(sa.func.count()).select_from(tables.history)).scalar() or 0
 
     def head(self) -> str:
         """The hash of the newest entry."""
@@ -295,7 +301,7 @@ class Store:
     def outlooks(self) -> dict[str, dict[str, Any]]:
         """What `set_outlooks` was last given, by policy."""
         with self._transaction(writing=False) as connection:
-            return {row.policy: json.loads(row.document) for row in connection.execute(sa.select(tables.outlooks))}
+            return {row.policy: tables.outlook_of(row) for row in connection.execute(sa.select(tables.outlooks))}
 
     def set_meta(self, name: str, value: str) -> None:
         """Remember a word about the state as a whole."""
@@ -306,7 +312,15 @@ class Store:
     def meta(self, name: str) -> str | None:
         """What `set_meta` was last given under this name."""
         with self._transaction(writing=False) as connection:
-            return connection.execute(sa.select(tables.meta.c.value).where(tables.meta.c.name == name)).scalar()
+            value = connection.execute(sa.select(tables.meta.c.value).where(tables.meta.c.name == name)).scalar()
+        if not isinstance(value, str | None):
+            raise StateUnavailable(f"the state's word on {name} is damaged", "restore the state from a backup")
+        return value
+
+    def as_of(self) -> datetime | None:
+        """How old the lists are that the last decisions rest on; None before the first."""
+        told = self.meta("as_of")
+        return time_of(told) if told else None
 
     def flags(self) -> dict[int, datetime]:
         """The keys that are flagged as unused, each with since when."""
@@ -343,17 +357,13 @@ class Store:
         """What was seen of a key's use, oldest first."""
         query = sa.select(tables.uses).where(tables.uses.c.key_id == key_id).order_by(tables.uses.c.used_at)
         with self._transaction(writing=False) as connection:
-            return [_sample(row) for row in connection.execute(query)]
+            return [tables.sample_of(row) for row in connection.execute(query)]
 
     def newest_uses(self) -> dict[int, datetime]:
         """The newest use of each key that was kept."""
         query = sa.select(tables.uses.c.key_id, sa.func.max(tables.uses.c.used_at)).group_by(tables.uses.c.key_id)
         with self._transaction(writing=False) as connection:
             return {key_id: time_of(used_at) for key_id, used_at in connection.execute(query)}
-
-
-def _sample(row: sa.Row[Any]) -> Sample:
-    return Sample(row.key_id, time_of(row.used_at), tuple(json.loads(row.addresses)))
 
 
 def _close(connection: sa.Connection, orders: Sequence[int], now: datetime) -> None:

@@ -141,7 +141,7 @@ def unavailable(path: Path, error: Exception) -> StateUnavailable:
     """What SQLite's error means, and what to do."""
     cause = str(getattr(error, "orig", None) or error)
     hint = "check the disk's free space and the file's permissions"
-    if "not a database" in cause or "malformed" in cause:
+    if any(words in cause for words in ("not a database", "malformed", "Could not decode")):
         hint = "it is damaged: restore it from a backup, or move it away"
     elif "locked" in cause:
         hint = "another process has been writing to it for long; see which, with fuser"

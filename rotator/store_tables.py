@@ -6,6 +6,9 @@ this version does not understand in full is refused: what it does not know it wo
 write, and the forgotten might be what kept a key from being revoked.
 
 A history entry carries the SHA-256 of the entry before it and of all its own columns.
+
+Whatever is read is looked over first: SQLite keeps any value in any column, and a file can be damaged. What is
+not what this program writes raises StateUnavailable, which says what it was, and stays as it is.
 """
 
 from __future__ import annotations
@@ -14,21 +17,51 @@ import hashlib
 import json
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, fields
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
 
 import sqlalchemy as sa
 from pydantic import TypeAdapter, ValidationError
+from pydantic_core import SchemaValidator
 
 from rotator.errors import NeedsPerson, StateUnavailable
-from rotator.model import DOCUMENT_VERSION, Event, Order, OrderKind, Record
+from rotator.model import DOCUMENT_VERSION, YEARS, Do, Event, Order, Record
+from rotator.rhythm import Sample
 from rotator.store_file import no_state
 
 SCHEMA_VERSION = 1
 GENESIS = "sha256:" + "0" * 64
+_RESTORE = "restore the state from a backup"
+_FIRST, _LAST = (datetime(year, 1, 1, tzinfo=UTC) for year in (YEARS.start, YEARS.stop))
+# What values of these types may be, so that nothing can be reckoned out of the calendar or out of a column.
+_BOUNDS: dict[str, dict[str, Any]] = {
+    "datetime": {"tz_constraint": "aware", "ge": _FIRST, "lt": _LAST},
+    "timedelta": {"ge": timedelta(0), "lt": _LAST - _FIRST},
+    "int": {"ge": 0, "le": 2**63 - 1},
+}
+
+
+def _reader(kind: type) -> SchemaValidator:
+    """Reads values of this type, within the bounds."""
+    return SchemaValidator(_bounded(TypeAdapter(kind).core_schema))
+
+
+def _bounded(schema: Any) -> Any:
+    if isinstance(schema, list):
+        return [_bounded(item) for item in schema]
+    if not isinstance(schema, dict):
+        return schema
+    kind = schema.get("type")
+    return {key: _bounded(item) for key, item in schema.items()} | _BOUNDS.get(
+        kind if isinstance(kind, str) else "", {}
+    )
+
+
 _RECORD = TypeAdapter(Record)
+_RECORD_READER = _reader(Record)
 _EVENT = TypeAdapter(Event)
+_EVENT_READER = _reader(Event)
 _PERSISTED = {field.name for field in fields(Record)} - {"orders", "document"}
 _UNKNOWN_FIELD = "unexpected_keyword_argument"
 
@@ -127,6 +160,23 @@ class Notice:
     event: Event
 
 
+@dataclass(frozen=True)
+class _Outlook:
+    """What is relied on in a decision that was written down."""
+
+    do: Do
+    why: str
+    decided_at: datetime
+    coming: Do | None = None
+    until: datetime | None = None
+
+
+_ENTRY_READER = _reader(Entry)
+_ORDER_READER = _reader(Order)
+_OUTLOOK_READER = _reader(_Outlook)
+_ADDRESSES_READER = SchemaValidator(TypeAdapter(tuple[str, ...]).core_schema)
+
+
 def prepare(connection: sa.Connection, path: Path, create: bool) -> None:
     """Make the tables of a new state, and make sure of an old one that this program understands it."""
     there = set(connection.exec_driver_sql("SELECT name FROM sqlite_master WHERE type = 'table'").scalars())
@@ -138,7 +188,7 @@ def prepare(connection: sa.Connection, path: Path, create: bool) -> None:
         return
     query = sa.select(meta.c.value).where(meta.c.name == "schema")
     found = connection.execute(query).scalar() if meta.name in there else None
-    if found is None or not found.isdecimal():
+    if not isinstance(found, str) or not (found.isascii() and found.isdecimal() and len(found) < 10):
         raise NeedsPerson(f"{path} is no state: it is another program's database", "change state")
     if int(found) > SCHEMA_VERSION:
         raise NeedsPerson(
@@ -155,8 +205,14 @@ def text_of(moment: datetime) -> str:
 
 
 def time_of(text: str) -> datetime:
-    """A time as it was written down."""
-    return datetime.fromisoformat(text)
+    """A time as it was written down. Raises StateUnavailable."""
+    try:
+        moment = datetime.fromisoformat(text)
+        if _FIRST <= moment < _LAST:
+            return moment
+    except (TypeError, ValueError):  # TypeError also where a time of no zone is compared
+        pass
+    raise StateUnavailable("a time in the state is damaged", _RESTORE)
 
 
 # Records
@@ -171,10 +227,12 @@ def document_of(record: Record) -> str:
 def parse_record(policy: str, document: str) -> Record:
     """A record as it was written down. Raises StateUnavailable for one that is not understood in full."""
     try:
-        record = _RECORD.validate_json(document, extra="forbid")
+        record: Record = _RECORD_READER.validate_json(document, strict=True, extra="forbid")
         if record.policy == policy and record.document <= DOCUMENT_VERSION:
             return record
         newer = record.document > DOCUMENT_VERSION
+    except TypeError:  # no text at all
+        newer = False
     except ValidationError as error:
         faults = {fault["type"] for fault in error.errors(include_input=False, include_url=False)}
         newer = _UNKNOWN_FIELD in faults or _version_of(document) > DOCUMENT_VERSION
@@ -184,7 +242,18 @@ def parse_record(policy: str, document: str) -> Record:
             "does not know of it",
             "run that version again",
         )
-    raise StateUnavailable(
+    raise _damaged(policy)
+
+
+def version_of(policy: str, version: object) -> int:
+    """How often a record was written. Raises StateUnavailable."""
+    if not isinstance(version, int):
+        raise _damaged(policy)
+    return version
+
+
+def _damaged(policy: str) -> StateUnavailable:
+    return StateUnavailable(
         f"the state's record of policy {policy} is damaged",
         "restore the state from a backup, or run the version of rotator that wrote it",
     )
@@ -210,14 +279,15 @@ def chained(head: str, entry: Mapping[str, Any]) -> str:
 def head_of(connection: sa.Connection) -> tuple[int, str]:
     """The newest entry's number and hash."""
     row = connection.execute(sa.select(history.c.seq, history.c.hash).order_by(history.c.seq.desc()).limit(1)).first()
-    return (row.seq, row.hash) if row else (0, GENESIS)
+    return (row.seq, str(row.hash)) if row else (0, GENESIS)
 
 
 def entry_of(row: Mapping[str, Any]) -> Entry:
-    """An entry as it was written down. Raises StateUnavailable for one whose time cannot be read."""
+    """An entry as it was written down. Raises StateUnavailable for one that cannot be read."""
     try:
-        return Entry(**{**row, "at": time_of(row["at"])})
-    except (TypeError, ValueError):
+        entry: Entry = _ENTRY_READER.validate_json(json.dumps(dict(row)), strict=True)
+        return entry
+    except (TypeError, ValidationError):
         raise StateUnavailable(
             f"entry {row['seq']} of the state's history is damaged", "see: rotator history --verify"
         ) from None
@@ -231,17 +301,13 @@ def open_orders(connection: sa.Connection, policy: str | None = None) -> Iterato
     query = sa.select(orders).where(orders.c.closed_at.is_(None)).order_by(orders.c.id)
     if policy is not None:
         query = query.where(orders.c.policy == policy)
-    for row in connection.execute(query):
-        yield Order(
-            id=row.id,
-            kind=OrderKind(row.kind),
-            at=time_of(row.at),
-            policy=row.policy,
-            key_id=row.key_id,
-            leaked=row.leaked,
-            now=row.now,
-            unmanaged=row.unmanaged,
-        )
+    try:
+        for row in connection.execute(query):
+            yield _ORDER_READER.validate_json(json.dumps(row._asdict()), strict=True)
+    except (TypeError, ValueError):  # a ValidationError, or what SQLAlchemy raises for a truth that is none
+        raise StateUnavailable(
+            "an open order in the state is damaged", f"{_RESTORE}, or delete that row of its table orders"
+        ) from None
 
 
 def event_text(event: Event) -> str:
@@ -252,8 +318,30 @@ def event_text(event: Event) -> str:
 def notice_of(row: Any) -> Notice:
     """A notice as it was written down. Raises StateUnavailable for one that cannot be read."""
     try:
-        return Notice(row.id, row.sink, time_of(row.at), _EVENT.validate_json(row.event))
-    except ValueError:  # ValidationError is one
+        return Notice(row.id, row.sink, time_of(row.at), _EVENT_READER.validate_json(row.event, strict=True))
+    except (StateUnavailable, TypeError, ValidationError):
+        raise StateUnavailable(f"the state's notice {row.id} for sink {row.sink} is damaged", _RESTORE) from None
+
+
+# What other processes read, and samples of use
+
+
+def outlook_of(row: Any) -> dict[str, Any]:
+    """A decision as it was written down. Raises StateUnavailable."""
+    try:
+        _OUTLOOK_READER.validate_json(row.document, strict=True)
+    except (TypeError, ValidationError):
         raise StateUnavailable(
-            f"the state's notice {row.id} for sink {row.sink} is damaged", "restore the state from a backup"
+            f"what the state says of the last decision about policy {row.policy} is damaged",
+            "a service that is started writes it anew",
         ) from None
+    outlook: dict[str, Any] = json.loads(row.document)
+    return outlook
+
+
+def sample_of(row: Any) -> Sample:
+    """A use of a key as it was written down. Raises StateUnavailable."""
+    try:
+        return Sample(row.key_id, time_of(row.used_at), _ADDRESSES_READER.validate_json(row.addresses, strict=True))
+    except (StateUnavailable, TypeError, ValidationError):
+        raise StateUnavailable(f"what the state says of the use of key {row.key_id} is damaged", _RESTORE) from None

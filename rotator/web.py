@@ -130,12 +130,11 @@ class Web:
     def document(self) -> dict[str, Any]:
         """What `status --json` shows."""
         assembly = self._assembly
-        told = assembly.store.meta("as_of")
         return status_document(
             assembly.config.policies,
             assembly.store.records(),
             assembly.store.outlooks(),
-            as_of=datetime.fromisoformat(told) if told else None,
+            as_of=assembly.store.as_of(),
             leader=True,
             head=assembly.store.head(),
         )

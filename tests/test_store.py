@@ -42,8 +42,9 @@ from builders import (
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from rotator.engine import outlook_of
 from rotator.errors import NeedsPerson, RotatorError, StateUnavailable
-from rotator.model import Absence, Check, Condemned, Event, Generation, Offer, Order, OrderKind, Record
+from rotator.model import Absence, Check, Condemned, Do, Event, Generation, Offer, Order, OrderKind, Record, Step
 from rotator.secret import Secret
 from rotator.store import GENESIS, Store
 from rotator.store_tables import document_of, parse_record
@@ -481,7 +482,7 @@ def test_a_secret_in_a_reason_is_not_written_down(path: Path) -> None:
     secret = Secret("napi_" + "s3cret" * 8)
     with closing(a_store(path, "ops")) as store:
         store.tell([replace(HEARD, why=f"a plug-in said {secret.reveal()}", notify=True)], NOW)
-        store.set_outlooks({"ci": {"why": f"it said {secret.reveal()}"}})
+        store.set_outlooks({"ci": an_outlook(why=f"it said {secret.reveal()}")})
         assert store.history()[0].why == store.notices("ops")[0].event.why == "a plug-in said [secret]"
         files = b"".join(file.read_bytes() for file in path.parent.iterdir())
     assert secret.reveal().encode() not in files
@@ -642,7 +643,7 @@ def test_a_record_that_is_no_document_is_told_as_damaged(document: str) -> None:
 
 def test_a_renamed_policy_takes_its_record_and_its_orders_along(store: Store) -> None:
     store.change("old", NOW, written(replace(a_record(a_live(1), paused=True), policy="old")))
-    store.set_outlooks({"old": {"do": "wait", "why": "so"}})
+    store.set_outlooks({"old": an_outlook()})
     number = store.add_order(an_order_for("old"))
 
     store.rename("old", "new", NOW)
@@ -759,13 +760,17 @@ def test_flags_are_set_once_and_cleared(store: Store) -> None:
     assert len(store.history()) == 1
 
 
+def an_outlook(do: Do = Do.WAIT, why: str = "so") -> dict[str, Any]:
+    return outlook_of(Step(do, why), NOW)
+
+
 def test_outlooks_and_words_about_the_whole_are_what_was_last_told(store: Store) -> None:
-    store.set_outlooks({"ci": {"do": "wait"}, "other": {"do": "mint"}})
-    store.set_outlooks({"ci": {"do": "refuse", "until": None}})
+    store.set_outlooks({"ci": an_outlook(), "other": an_outlook(Do.MINT)})
+    store.set_outlooks({"ci": an_outlook(Do.REFUSE)})
     store.set_meta("as_of", "then")
     store.set_meta("as_of", "now")
 
-    assert store.outlooks() == {"ci": {"do": "refuse", "until": None}, "other": {"do": "mint"}}
+    assert store.outlooks() == {"ci": an_outlook(Do.REFUSE), "other": an_outlook(Do.MINT)}
     assert (store.meta("as_of"), store.meta("never")) == ("now", None)
 
 

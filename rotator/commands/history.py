@@ -35,7 +35,9 @@ def history(policy: str | None, config: Path, verify: bool, as_json: bool) -> in
     store = open_to_read(loaded)
     try:
         if verify:
-            return _verify(store.broken_at(), store.head(), len(store.history()), as_json)
+            return _verify(store.broken_at(), store.head(), store.length(), as_json)
+        if policy is not None and not policy.isascii():
+            policy_named(loaded, policy)  # no policy ever had such a name, and not every text can be looked for
         entries = store.history(policy)
         if policy is not None and not entries:
             policy_named(loaded, policy)

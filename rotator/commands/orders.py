@@ -199,7 +199,7 @@ def _set_paused(config: Config, policy: str | None, *, paused: bool) -> int:
     from rotator.store import Store
     from rotator.transitions import pause as change
 
-    names = [policy_named(config, policy)] if policy else list(config.policies)
+    names = [policy_named(config, policy)] if policy is not None else list(config.policies)
     store = Store(config.state)
     try:
         store.change_many(_state_time(store), dict.fromkeys(names, lambda record: change(record, paused)))
@@ -255,12 +255,9 @@ def _record(assembly: Assembly, order: Order) -> None:
 
 def _state_time(store: Store) -> datetime:
     """A time on Neon's clock as good as the state knows it: never before anything that is recorded."""
-    told = store.meta("as_of")
-    times = [datetime.fromisoformat(told)] if told else []
-    newest = store.newest_time()
-    if newest is not None:
-        times.append(newest + timedelta(microseconds=1))
-    return max(times, default=datetime.now(UTC))
+    told, newest = store.as_of(), store.newest_time()
+    times = [told, newest + timedelta(microseconds=1) if newest else None]
+    return max((time for time in times if time is not None), default=datetime.now(UTC))
 
 
 def _epoch() -> datetime:

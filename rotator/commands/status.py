@@ -35,12 +35,11 @@ def status(config: Path, as_json: bool) -> int:
     loaded = load_config(config)
     store = open_to_read(loaded)
     try:
-        told = store.meta("as_of")
         document = status_document(
             loaded.policies,
             store.records(),
             store.outlooks(),
-            as_of=datetime.fromisoformat(told) if told else None,
+            as_of=store.as_of(),
             leader=ProcessLock(state_path(loaded)).is_held(),
             head=store.head(),
         )
