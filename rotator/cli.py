@@ -19,6 +19,7 @@ from rotator import __version__
 from rotator.errors import ConfigError, RotatorError
 from rotator.memory import keep_private
 from rotator.secret import blank
+from rotator.words import printable
 
 COMMANDS = {
     "check": ("check", "Check the configuration; with --online also the key, the sinks and the state."),
@@ -93,10 +94,10 @@ def _status() -> int:
         return 1
     except ConfigError as error:
         for problem in error.problems:
-            _say(str(problem))
+            _say(printable(str(problem)))
         return 2
     except RotatorError as error:
-        _say(f"rotator: {error}")
+        _say(f"rotator: {printable(str(error))}")
         return 1
     except KeyboardInterrupt:
         return 130

@@ -23,7 +23,7 @@ from rotator.errors import NeedsPerson
 from rotator.secret import Secret
 
 _UNITS = {"s": "seconds", "m": "minutes", "h": "hours", "d": "days", "w": "weeks"}
-_DURATION = re.compile(r"(?:\d{1,9}[smhdw])+")
+_DURATION = re.compile(r"(?:[0-9]{1,9}[smhdw])+")
 _PART = re.compile(r"(\d+)([smhdw])")
 _LONGEST = timedelta(days=3660)
 _LARGEST_SECRET = 4096  # bytes; no key has a tenth of it, and another file may be without end

@@ -21,6 +21,7 @@ import structlog
 
 from rotator.model import Event
 from rotator.secret import blank
+from rotator.words import printable
 
 _ERRORS = {"turn.endless", "state.unavailable", "management_key.refused", "api_key.missing", "revocation.overdue"}
 _WARNINGS = {
@@ -57,6 +58,7 @@ def setup(stream: TextIO | None = None) -> None:
             structlog.processors.add_log_level,
             structlog.processors.TimeStamper(fmt="iso", utc=True),
             _plain_exception,
+            *([_printable_values] if terminal else []),  # JSON escapes what it must by itself
             renderer,
         ],
         wrapper_class=structlog.make_filtering_bound_logger(logging.INFO),
@@ -143,6 +145,14 @@ def _plain_exception(_logger: object, _method: str, event: MutableMapping[str, A
         info = (type(info), info, info.__traceback__)
     if info and info[0] is not None:
         event["exception"] = "".join(traceback.format_exception(*info)).rstrip()
+    return event
+
+
+def _printable_values(_logger: object, _method: str, event: MutableMapping[str, Any]) -> MutableMapping[str, Any]:
+    """Nothing that a terminal would act on: names of keys are chosen by anybody in the account."""
+    for name, value in event.items():
+        if isinstance(value, str) and name != "exception":
+            event[name] = printable(value)
     return event
 
 

@@ -96,7 +96,9 @@ def _listen(value: object) -> tuple[str, int] | None:
     if value is None:
         return None
     found = (
-        re.fullmatch(r"(?:\[([0-9A-Fa-f:.]+)\]|([A-Za-z0-9.-]+)):(\d{1,5})", value) if isinstance(value, str) else None
+        re.fullmatch(r"(?:\[([0-9A-Fa-f:.]+)\]|([A-Za-z0-9.-]+)):([0-9]{1,5})", value)
+        if isinstance(value, str)
+        else None
     )
     if not found or int(found[3]) > 65535:
         raise ValueError(LISTEN_EXPECTED)
@@ -109,7 +111,7 @@ def _listen(value: object) -> tuple[str, int] | None:
 
 
 def _time(value: object) -> time:
-    found = re.fullmatch(r"(\d{1,2}):(\d{2})", value) if isinstance(value, str) else None
+    found = re.fullmatch(r"([0-9]{1,2}):([0-9]{2})", value) if isinstance(value, str) else None
     if not found or int(found[1]) > 23 or int(found[2]) > 59:
         raise ValueError(TIME_EXPECTED)
     return time(int(found[1]), int(found[2]))

@@ -129,6 +129,10 @@ def _obstacle(state: Path) -> str | None:
         return f"the folder {folder} is not there; create it, writable for this user"
     if not os.access(folder, os.R_OK | os.W_OK | os.X_OK, effective_ids=True):
         return f"the folder {folder} cannot be written; {owned}"
-    if state.exists() and not os.access(state, os.R_OK | os.W_OK, effective_ids=True):
+    try:
+        kept = state.exists()
+    except OSError as error:
+        return f"the state {state} cannot be reached: {error.strerror}; change state"
+    if kept and not os.access(state, os.R_OK | os.W_OK, effective_ids=True):
         return f"the state {state} cannot be written; {owned}"
     return None

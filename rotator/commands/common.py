@@ -13,6 +13,7 @@ import click
 
 from rotator.errors import NeedsPerson
 from rotator.secret import blank
+from rotator.words import printable
 
 if TYPE_CHECKING:
     from rotator.config import Config
@@ -81,18 +82,22 @@ def policy_named(config: Config, name: str) -> str:
 
 
 def say(text: str, *, err: bool = False) -> None:
-    """A line on standard output, or on standard error. Whatever Neon or an operator put into it, no secret."""
-    click.echo(blank(text), err=err)
+    """A line on standard output, or on standard error.
+
+    Whatever Neon or an operator put into it, it holds no secret, and nothing that a terminal would act on.
+    """
+    click.echo(printable(blank(text)), err=err)
 
 
 def print_json(document: Any) -> None:
-    """One JSON document on standard output."""
-    say(json.dumps(document, indent=2, ensure_ascii=False))
+    """One JSON document on standard output, with what is not printable as JSON's escapes."""
+    text = blank(json.dumps(document, indent=2, ensure_ascii=False))
+    click.echo("".join(c if c.isprintable() or c == "\n" else json.dumps(c)[1:-1] for c in text))
 
 
 def print_table(columns: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
     """A table: drawn on a terminal, aligned text elsewhere."""
-    rows = [[blank(cell) for cell in row] for row in rows]
+    rows = [[printable(blank(cell)) for cell in row] for row in rows]
     if sys.stdout.isatty():
         from rich.console import Console
         from rich.table import Table

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -28,7 +29,7 @@ def why(what: str, config: Path, as_json: bool) -> int:
     loaded = load_config(config)
     store = open_to_read(loaded)
     try:
-        key_id = int(what) if what.isdigit() else None
+        key_id = int(what) if re.fullmatch("[0-9]{1,19}", what) else None
         policy, sentences = _about_key(loaded, store, key_id) if key_id is not None else _about(loaded, store, what)
     finally:
         store.close()

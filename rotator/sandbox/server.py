@@ -14,6 +14,7 @@ header. Rate limits go by the clock alone, without the offset, and the log of re
 
 from __future__ import annotations
 
+import re
 import shlex
 import signal
 import threading
@@ -313,8 +314,8 @@ def _spoil(fault: Fault, route: Route, request_id: str) -> Answer | None:
 
 def parse_listen(listen: str) -> tuple[str, int]:
     """`127.0.0.1:8788` or `[::1]:8788` as address and port. Raises `ValueError`."""
-    host, colon, port = listen.rpartition(":")
-    if not colon or not host or not (port.isascii() and port.isdecimal()) or int(port) > 65_535:
+    host, _, port = listen.rpartition(":")
+    if not re.fullmatch(r"[A-Za-z0-9.:%\[\]-]+", host) or not re.fullmatch("[0-9]{1,5}", port) or int(port) > 65_535:
         raise ValueError(f"{listen!r} is not an address; expected HOST:PORT, such as 127.0.0.1:8788")
     return host.removeprefix("[").removesuffix("]"), int(port)
 
