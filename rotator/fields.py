@@ -51,6 +51,13 @@ def _duration(value: object) -> timedelta:
     raise ValueError(DURATION_EXPECTED)
 
 
+def read_start(path: Path, most: int) -> bytes:
+    """The first bytes of a file, at most so many. Does not wait for somebody to open the other end of a named pipe."""
+    with open(path, "rb", opener=lambda name, flags: os.open(name, flags | os.O_NONBLOCK)) as stream:
+        os.set_blocking(stream.fileno(), True)
+        return stream.read(most)
+
+
 def base_of(info: ValidationInfo) -> Path:
     """The folder that relative paths start from."""
     context: Mapping[str, Any] = info.context or {}
@@ -147,8 +154,7 @@ class SecretRef(Settings):
                 "start the service by systemd with LoadCredential=, or use {file: PATH}",
             )
         try:
-            with self.path.open("rb") as file:
-                return file.read(_LARGEST_SECRET + 1).decode("ascii", "replace")
+            return read_start(self.path, _LARGEST_SECRET + 1).decode("ascii", "replace")
         except OSError as error:
             reason = error.strerror
         raise NeedsPerson(f"{self} cannot be read: {reason}", "create it with the secret in it, readable by this user")

@@ -26,6 +26,7 @@ from typing import Any
 import yaml
 
 from rotator.errors import ConfigError, ConfigProblem
+from rotator.fields import read_start
 
 MAX_BYTES = 4 * 1024 * 1024
 MAX_DEPTH = 32
@@ -34,6 +35,7 @@ Part = str | int
 
 _LOADER = yaml.CSafeLoader if yaml.__with_libyaml__ else yaml.SafeLoader
 _TAG = "tag:yaml.org,2002:"
+_LINE_END = re.compile("\r\n|[\r\n\x85\u2028\u2029]")  # as YAML 1.1 has it
 _DECIMAL = re.compile(r"[-+]?(?:0|[1-9][0-9]{0,18})")
 _LONGEST_NUMBER = 40
 _SECRET = re.compile(r"napi_|whsec_", re.IGNORECASE)
@@ -92,8 +94,7 @@ def read(path: Path) -> tuple[Node, list[ConfigProblem]]:
     """The file's value, and the faults that do not stop the reading. Raises ConfigError for those that do."""
     file = str(path)
     try:
-        with path.open("rb") as stream:
-            content = stream.read(MAX_BYTES + 1)
+        content = read_start(path, MAX_BYTES + 1)
     except (OSError, ValueError) as error:
         why = error.strerror if isinstance(error, OSError) and error.strerror else "not a path"
         raise _end(file, 1, 1, f"cannot be read: {why}; name a readable file with --config") from None
@@ -127,7 +128,8 @@ def _end(file: str, line: int, column: int, problem: str) -> ConfigError:
 
 def _place_of(before: str) -> tuple[int, int]:
     """The place behind this text."""
-    return before.count("\n") + 1, len(before) - (before.rfind("\n") + 1) + 1
+    lines = _LINE_END.split(before)
+    return len(lines), len(lines[-1]) + 1
 
 
 def _syntax(error: yaml.MarkedYAMLError, text: str) -> tuple[int, int, str]:
@@ -137,8 +139,10 @@ def _syntax(error: yaml.MarkedYAMLError, text: str) -> tuple[int, int, str]:
     if "scanning an alias" in context or "scanning an anchor" in context or "quoted scalar" in context:
         mark = error.context_mark or mark
     line, column = (mark.line + 1, mark.column + 1) if mark else (1, 1)
-    lines = text.splitlines()
-    first = lines[line - 1][column - 1 : column] if line <= len(lines) else ""
+    lines = _LINE_END.split(text)
+    if line > len(lines):  # where a file ends without a line end, libyaml sees one more line
+        line, column = len(lines), len(lines[-1]) + 1
+    first = lines[line - 1][column - 1 : column]
     if "scanning an alias" in context:
         return line, column, 'a value that begins with * is an alias in YAML; put it in quotes, as in cron: "* * * * *"'
     if "scanning an anchor" in context:

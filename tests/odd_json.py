@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import gzip
 import json
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -75,7 +76,9 @@ def written(value: object) -> str:
 
 
 @st.composite
-def mutated(draw: st.DrawFn, value: Any, odd: st.SearchStrategy[Any] = odd_values) -> Any:
+def mutated(
+    draw: st.DrawFn, value: Any, odd: st.SearchStrategy[Any] = odd_values, names: Sequence[str] = FIELDS
+) -> Any:
     """The value with something dropped, repeated, renamed, added or replaced, somewhere in it."""
     if not isinstance(value, (list, tuple)) or not value or draw(st.integers(0, 7)) == 0:
         return draw(odd)
@@ -83,12 +86,12 @@ def mutated(draw: st.DrawFn, value: Any, odd: st.SearchStrategy[Any] = odd_value
     item = value[position]
     what = draw(st.sampled_from(["inside", "inside", "inside", "inside", "drop", "repeat", "rename", "add"]))
     if what == "inside":
-        inner = draw(mutated(item[1] if isinstance(value, list) else item, odd))
+        inner = draw(mutated(item[1] if isinstance(value, list) else item, odd, names))
         instead: list[Any] = [(item[0], inner) if isinstance(value, list) else inner]
     elif what == "rename" and isinstance(value, list):
-        instead = [(draw(st.sampled_from(["", "x", item[0].upper(), *FIELDS])), item[1])]
+        instead = [(draw(st.sampled_from(["", "x", item[0].upper(), *names])), item[1])]
     elif what == "add" and isinstance(value, list):
-        instead = [item, (draw(st.sampled_from(FIELDS)), draw(odd))]
+        instead = [item, (draw(st.sampled_from(names)), draw(odd))]
     elif what == "add":
         instead = [item, draw(odd)]
     else:

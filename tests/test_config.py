@@ -2,23 +2,17 @@
 
 from __future__ import annotations
 
-import json
 import subprocess
 import sys
-from dataclasses import dataclass
 from datetime import time, timedelta
 from pathlib import Path
-from typing import Any
 
 import jsonschema
 import pytest
 import yaml
 from config_builders import EXAMPLE, EXAMPLE_ENVIRON, a_config, faults, loaded, write
-from hypothesis import HealthCheck, given, settings
-from hypothesis import strategies as st
 
 from rotator.config import Config, UnusedKeys, json_schema, load
-from rotator.errors import ConfigError
 from rotator.model import Cron, Every, Hold, OnMissing, Policy, Scope, Then, Window
 
 
@@ -256,115 +250,3 @@ def test_the_faults_of_a_sink_of_another_package_have_their_places_too(tmp_path:
         (10, "sinks.c", "the bucket is taken"),
         (11, "sinks.d.tags.mode", "0640 without quotes is the number 416 in YAML"),
     ]
-
-
-# Whatever is in the file
-
-
-@dataclass
-class Raw:
-    """A value as it stands in YAML."""
-
-    text: str
-
-
-Pairs = list[tuple[str, Any]]
-
-
-def _editable(value: object) -> Any:
-    """Mappings as lists of pairs, so that a key can be repeated; lists as tuples."""
-    if isinstance(value, dict):
-        return [(key, _editable(inner)) for key, inner in value.items()]
-    return tuple(map(_editable, value)) if isinstance(value, list) else value
-
-
-def _written(value: object) -> str:
-    if isinstance(value, Raw):
-        return value.text
-    if isinstance(value, list):
-        return "{" + ", ".join(f"{json.dumps(key)}: {_written(inner)}" for key, inner in value) + "}"
-    if isinstance(value, tuple):
-        return "[" + ", ".join(map(_written, value)) + "]"
-    return json.dumps(value)
-
-
-_RAW = [
-    "",
-    "~",
-    "0",
-    "-1",
-    "0640",
-    "22:22",
-    "no",
-    "2026-01-01",
-    "&a x",
-    "*a",
-    "!!str x",
-    ".inf",
-    "1.5",
-    "[]",
-    "{}",
-    "[[]]",
-]
-_PATHS = ["a/b", "/run/secrets/neon-admin-key", "config.yaml", "/etc/myapp/neon.env"]
-_WORDS = [*_PATHS, "app", "napi_hunter2hunter2", "1s", "99999d", "* * * * *", "file", "personal", "\0"]
-_WORD = st.sampled_from(_WORDS)
-_KEY = st.sampled_from(["env", "file", "every", "cron", "type", "x"])
-_VALUES = st.one_of(
-    st.sampled_from(["", "&a x", *_RAW]).map(Raw),
-    _WORD,
-    st.text(max_size=12),
-    st.integers(),
-    st.lists(_WORD, max_size=2).map(tuple),
-    st.dictionaries(_KEY, _WORD, max_size=2).map(lambda found: list(found.items())),
-)
-
-
-@st.composite
-def _mutated(draw: st.DrawFn, value: Any, depth: int = 0) -> Any:
-    """The value with something dropped, repeated, renamed or replaced, somewhere in it."""
-    if not isinstance(value, (list, tuple)) or not value or (depth > 1 and draw(st.booleans())):
-        return draw(_VALUES)
-    position = draw(st.integers(0, len(value) - 1))
-    item = value[position]
-    what = draw(st.sampled_from(["inside", "inside", "inside", "drop", "repeat", "rename"]))
-    if what == "inside":
-        inner = draw(_mutated(item[1] if isinstance(value, list) else item, depth + 1))
-        instead: list[Any] = [(item[0], inner) if isinstance(value, list) else inner]
-    elif what == "rename" and isinstance(value, list):
-        instead = [(draw(st.sampled_from(["x", "<<", "", "rotat", item[0].upper()])), item[1])]
-    else:
-        instead = [item] * (0 if what == "drop" else 2)
-    return type(value)([*value[:position], *instead, *value[position + 1 :]])
-
-
-def outcome(file: Path) -> Config | ConfigError:
-    try:
-        return load(file, EXAMPLE_ENVIRON)
-    except ConfigError as error:
-        return error
-
-
-@settings(max_examples=300, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
-@given(data=st.data())
-def test_any_change_of_the_example_is_a_configuration_or_its_faults(data: st.DataObject, tmp_path: Path) -> None:
-    value = _editable(yaml.safe_load(EXAMPLE.read_text()))
-    for _ in range(data.draw(st.integers(1, 3))):
-        value = data.draw(_mutated(value))
-    found = outcome(write(tmp_path, _written(value)))
-    if isinstance(found, ConfigError):
-        places = [(problem.line, problem.column) for problem in found.problems]
-        assert places
-        assert places == sorted(places)
-        assert all(str(problem).isprintable() for problem in found.problems)
-        assert "hunter2" not in str(found)
-
-
-@settings(max_examples=200, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
-@given(cut=st.integers(0, 6000), junk=st.text(max_size=8), length=st.integers(0, 40))
-def test_any_damage_to_the_text_is_a_configuration_or_its_faults(
-    cut: int, junk: str, length: int, tmp_path: Path
-) -> None:
-    text = EXAMPLE.read_text()
-    found = outcome(write(tmp_path, (text[:cut] + junk + text[cut + length :]).encode("utf-8", "surrogatepass")))
-    assert isinstance(found, Config) or found.problems

@@ -19,6 +19,7 @@ SYNTAX = [
     Row("two colons", "a: b▶: c", "", ("in quotes",)),
     Row("indentation", "a:\n  b: 1\n ▶c: 2", "", ("line up", "align")),
     Row("bracket left open", "a: [1\n▶", "", ("not YAML", "correct")),
+    Row("bracket left open at the very end", "a: [1▶", "", ("not YAML", "correct")),
     Row("second document", "a: 1\n▶---\nb: 2", "", ("second document", "without ---")),
     Row("control character", "a: ▶\a", "", ("U+0007", "remove")),
     Row("nested too deep", "[" * 32 + "▶" + "[" * 100_000, "", ("32 levels",)),
@@ -283,6 +284,13 @@ SECRETS = [
         ("a-z",),
     ),
 ]
+
+
+@pytest.mark.parametrize("end", ["\r", "\r\n", "\u2028", "\x85"], ids=ascii)
+def test_lines_are_counted_as_yaml_counts_them(end: str, tmp_path: Path) -> None:
+    for content in (f"a: 1{end}b: \a".encode(), f"a: 1{end}b: ".encode() + b"\xff", f"a: 1{end}b: *".encode()):
+        (problem,) = faults(tmp_path, content)
+        assert (problem.line, problem.column) == (2, 4)
 
 
 @pytest.mark.parametrize("row", SYNTAX, ids=lambda row: row.id)

@@ -60,7 +60,8 @@ def _print(document: dict[str, Any], now: datetime) -> None:
     print_table(["policy", "state", "live key", "older keys", "next"], rows)
     age = f"{span(now - _time(document['as_of']))} ago" if document["as_of"] else "never"
     service = "the service is running" if document["leader"] else "no service is running"
-    say(f"\nas of {age}; {service}; history head {document['history_head']}")
+    say("")
+    say(f"as of {age}; {service}; history head {document['history_head']}")
 
 
 def _time(text: str) -> datetime:

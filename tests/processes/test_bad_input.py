@@ -14,7 +14,9 @@ import socket
 import sqlite3
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from itertools import pairwise
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -96,7 +98,70 @@ def test_a_configuration_that_cannot_be_read_is_told(stage: Stage, how: str) -> 
     assert not stage.state.exists()
 
 
-def test_every_fault_of_a_configuration_is_told_at_once_with_its_place(stage: Stage) -> None:
+LAUGHS = "a: &a [x, x, x]\n" + "".join(f"{b}: &{b} [*{a}, *{a}, *{a}]\n" for a, b in pairwise("abcdefghijklmnop"))
+
+
+def no_configuration(name: str, does: str, make: Callable[[Path], object], says: str) -> Any:
+    mark = pytest.mark.fault("Input", f"The configuration {name}", f"It {does}, and ends with 2.")
+    return pytest.param(make, says, id=name, marks=mark)
+
+
+@pytest.mark.parametrize(
+    ("make", "says"),
+    [
+        no_configuration(
+            "is a file of 10 MB",
+            "reads 4 MiB and no more",
+            lambda file: file.write_text("neon: {}\n#" + "x" * 10_000_000),
+            "larger than 4 MiB",
+        ),
+        no_configuration(
+            "is small and unfolds into a billion values",
+            "unfolds nothing",
+            lambda file: file.write_text(LAUGHS),
+            "an anchor (&name) is not taken",
+        ),
+        no_configuration(
+            "is a nest of a million brackets",
+            "looks 32 levels deep",
+            lambda file: file.write_text("[" * 1_000_000),
+            "nested more than 32 levels",
+        ),
+        no_configuration(
+            "is saved as UTF-16", "guesses at nothing", lambda file: file.write_text("neon: {}", "utf-16"), "not UTF-8"
+        ),
+        no_configuration(
+            "holds a NUL", "says where it is", lambda file: file.write_text("neon: \0"), "control character U+0000"
+        ),
+        no_configuration(
+            "is a named pipe that nobody writes to", "does not wait", lambda file: os.mkfifo(file), "the file is empty"
+        ),
+        no_configuration(
+            "never ends", "reads 4 MiB and no more", lambda file: file.symlink_to("/dev/zero"), "larger than 4 MiB"
+        ),
+    ],
+)
+def test_what_is_no_configuration_at_all_is_told(
+    stage: Stage, make: Callable[[Path], object], says: str, person_sees: Callable[[str], None]
+) -> None:
+    """At once, with its place, and without reading or unfolding all of it."""
+    stage.config.unlink()
+    make(stage.config)
+    ended = stage.rotator("check", within=20)
+    assert (ended.status, ended.out) == (2, "")
+    assert re.match(rf"{re.escape(str(stage.config))}:\d+:\d+: ", ended.err)
+    assert says in ended.err
+    person_sees(next(line for line in ended.err.splitlines() if says in line))
+
+
+@pytest.mark.fault(
+    "Input",
+    "The configuration has faults, and a secret stands in it",
+    "It tells every fault at once with its place, repeats no secret, and ends with 2.",
+)
+def test_every_fault_of_a_configuration_is_told_at_once_with_its_place(
+    stage: Stage, person_sees: Callable[[str], None]
+) -> None:
     """As FILE:LINE:COLUMN, in the order of the file, also as JSON; a secret in it is not repeated."""
     secret = "napi_" + "s3cret" * 8
     stage.config.write_text(
@@ -132,6 +197,7 @@ surprise: true
         assert problem["problem"] in line
     for words in (["run"], ["apply"], ["status"], ["keys"]):
         assert (stage.rotator(*words).status, stage.rotator(*words).err) == (2, ended.err)
+    person_sees(lines[0])
 
 
 # The management key
@@ -150,14 +216,33 @@ def test_a_key_file_that_may_not_be_read(stage: Stage) -> None:
 
 @pytest.mark.parametrize(
     ("content", "says"),
-    [("", "is empty; put the secret in it"), ("two words", "holds more than one word; put the secret alone in it")],
-    ids=["empty", "two words"],
+    [
+        ("", "is empty; put the secret in it"),
+        ("two words", "holds more than one word; put the secret alone in it"),
+        ("x" * 100_000, "is larger than 4096 bytes; put the secret alone in it"),
+    ],
+    ids=["empty", "two words", "not a key at all"],
 )
 def test_a_key_file_without_a_key(stage: Stage, content: str, says: str) -> None:
     meets(
         stage,
         Trouble(lambda s: s.write_key(content), ["file {folder}/key " + says], [["check", "--online"], ["apply"]]),
     )
+
+
+def test_a_key_file_that_never_ends_or_never_begins(stage: Stage) -> None:
+    """Neither fills the memory, nor is it waited for."""
+
+    def endless(stage: Stage) -> None:
+        stage.key_file.unlink()
+        stage.key_file.symlink_to("/dev/zero")
+
+    def never_written(stage: Stage) -> None:
+        stage.key_file.unlink()
+        os.mkfifo(stage.key_file)
+
+    meets(stage, Trouble(endless, ["file {folder}/key is larger than 4096 bytes"], [["check", "--online"]]))
+    meets(stage, Trouble(never_written, ["file {folder}/key is empty"], [["check", "--online"]]))
 
 
 def test_a_key_that_neon_refuses(stage: Stage) -> None:

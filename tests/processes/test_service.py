@@ -231,7 +231,12 @@ class TestLoadingAgain:
         assert stage.works(stage.app("raw.key"))
         assert len(stage.ours) == 2
 
-    def test_a_faulty_file_changes_nothing(self, stage: Stage) -> None:
+    @pytest.mark.fault(
+        "Input",
+        "The configuration was changed into one with faults when SIGHUP comes",
+        "It tells every fault with its place, changes nothing, and goes on with the configuration that it had.",
+    )
+    def test_a_faulty_file_changes_nothing(self, stage: Stage, person_sees: Callable[[str], None]) -> None:
         """Every fault is told with its place, and the service goes on with what it had."""
         service = stage.serve()
         stage.config.write_text(
@@ -242,6 +247,7 @@ class TestLoadingAgain:
         for line, path in zip(service.told("config.refused"), ("rotate", "deliver_to"), strict=True):
             assert re.match(rf"{re.escape(str(stage.config))}:\d+:\d+: policies\.ci\.{path}", line["why"])
             assert line["level"] == "warning"
+        person_sees(service.told("config.refused")[0]["why"])
         assert not service.told("config.loaded")
         assert stage.rotator("pause").status == 2  # a command sees the faulty file, the service the one before
         stage.configure(ONE_POLICY)
