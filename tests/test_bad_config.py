@@ -25,7 +25,6 @@ from rotator.config import Config, json_schema, load
 from rotator.errors import ConfigError, RotatorError
 from rotator.foresee import foresee
 from rotator.model import KeyList, Record
-from rotator.yaml_places import dotted
 
 EXAMPLES = int(os.environ.get("ROTATOR_EXAMPLES", "100"))
 SCHEMA = jsonschema.Draft202012Validator(json_schema())
@@ -193,20 +192,27 @@ def test_any_change_of_the_example_is_a_configuration_or_its_faults(data: st.Dat
     if isinstance(found, Config):
         works(found)
         # What is loaded, an editor takes.
-        assert list(SCHEMA.iter_errors(yaml.safe_load(text))) == []
+        assert list(SCHEMA.iter_errors(plain(text))) == []
         return
     assert_the_schema_knows_the_types(text, found)
 
 
 def assert_the_schema_knows_the_types(text: str, error: ConfigError) -> None:
-    """What is refused for its type, or for a key that is unknown or missing, an editor refuses there too."""
-    refused = [problem for problem in error.problems if re.match("this is|unknown key|missing;", problem.problem)]
-    if not refused or any(
-        re.search("not taken|repeated|not a word|in YAML|not YAML", p.problem) for p in error.problems
-    ):
-        return
-    places = {dotted(tuple(map(str, fault.absolute_path))) for fault in SCHEMA.iter_errors(yaml.safe_load(text))}
-    assert places, refused
+    """What is refused for its type, or for a key that is unknown or missing, an editor refuses too."""
+    told = [problem.problem for problem in error.problems]
+    refused = [
+        problem
+        for problem in told
+        if re.match("this is|unknown key|missing;", problem)
+        and problem != "this is a number; expected a whole number"  # for JSON 1.0 is one
+    ]
+    if refused and not any(re.search("not taken|repeated|not a word|in YAML|not YAML", problem) for problem in told):
+        assert list(SCHEMA.iter_errors(plain(text))), refused
+
+
+def plain(text: str) -> object:
+    """The data as another reader sees it."""
+    return yaml.load(text, Loader=yaml.CSafeLoader)
 
 
 PIECES = [

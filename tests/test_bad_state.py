@@ -13,7 +13,7 @@ import sqlite3
 import threading
 import types
 import typing
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import closing
 from datetime import timedelta
 from typing import Any
@@ -261,29 +261,77 @@ def documents(stage: Stage) -> list[object]:
         return connection.execute("SELECT * FROM records").fetchall()
 
 
+STAYS = "No command and no service goes on with it; what stands there stays as it is."
+
+
+def a_damage(fault: str, table: str, column: str, value: object, words: list[str], says: str) -> Any:
+    mark = pytest.mark.fault("Input", fault, STAYS)
+    return pytest.param(table, column, value, words, says, id=f"{fault}: {value!r}", marks=mark)
+
+
 @pytest.mark.parametrize(
     ("table", "column", "value", "words", "says"),
     [
-        ("outlooks", "document", "{}", ["status"], "the last decision about policy ci is damaged; a service that is"),
-        ("outlooks", "document", "x", ["why", "ci"], "the last decision about policy ci is damaged"),
-        ("orders", "at", "soon", ["status"], "an open order in the state is damaged; restore the state from a backup"),
-        ("orders", "kind", "dance", ["plan"], "an open order in the state is damaged"),
-        ("orders", "at", "2026-11-23T00:00:00", ["keys"], "an open order in the state is damaged"),
-        ("flags", "since", "x", ["a turn"], "a time in the state is damaged"),
-        ("uses", "used_at", "x", ["a turn"], "a time in the state is damaged"),
-        ("history", "at", "x", ["history"], "entry 1 of the state's history is damaged; see: rotator history --verify"),
-        ("history", "why", b"\xff", ["history"], "entry 1 of the state's history is damaged"),
-        ("history", "at", "x", ["pause"], "a time in the state is damaged"),
-        ("records", "version", "x", ["pause"], "the state's record of policy ci is damaged"),
-        ("records", "document", b"\xff", ["status"], "the state's record of policy ci is damaged"),
-        ("meta", "value", b"\xff", ["status"], "is no state: it is another program's database"),
+        a_damage(
+            "A record in the state is no text",
+            *("records", "document", b"\xff", ["status"], "the state's record of policy ci is damaged"),
+        ),
+        a_damage(
+            "A record's count of writes in the state is no number",
+            *("records", "version", "x", ["pause"], "the state's record of policy ci is damaged"),
+        ),
+        a_damage(
+            "A decision in the state is none",
+            *("outlooks", "document", "{}", ["status"], "the last decision about policy ci is damaged; a service that"),
+        ),
+        a_damage(
+            "The time of an order in the state is none",
+            *("orders", "at", "soon", ["status"], "an open order in the state is damaged; restore the state from"),
+        ),
+        a_damage(
+            "The kind of an order in the state is none",
+            *("orders", "kind", "dance", ["plan"], "an open order in the state is damaged"),
+        ),
+        a_damage(
+            "The time of an order in the state has no zone",
+            *("orders", "at", "2026-11-23T00:00:00", ["keys"], "an open order in the state is damaged"),
+        ),
+        a_damage(
+            "A flag in the state has no time", "flags", "since", "x", ["a turn"], "a time in the state is damaged"
+        ),
+        a_damage(
+            "A use of a key in the state has no time",
+            *("uses", "used_at", "x", ["a turn"], "a time in the state is damaged"),
+        ),
+        a_damage(
+            "An entry of the history has no time",
+            *("history", "at", "x", ["history"], "entry 1 of the state's history is damaged; see: rotator history"),
+        ),
+        a_damage(
+            "An entry of the history gives no reason that is text",
+            *("history", "why", b"\xff", ["history"], "entry 1 of the state's history is damaged"),
+        ),
+        a_damage(
+            "The state's version of its tables is no text",
+            *("meta", "value", b"\xff", ["status"], "is no state: it is another program's database"),
+        ),
     ],
 )
 def test_damage_is_named_with_what_to_do(
-    table: str, column: str, value: object, words: list[str], says: str, furnished: tuple[Stage, bytes]
+    table: str,
+    column: str,
+    value: object,
+    words: list[str],
+    says: str,
+    furnished: tuple[Stage, bytes],
+    person_sees: Callable[[str], None],
 ) -> None:
     put(*furnished, table, column, value)
-    assert says in outcome(furnished[0], words)
+    before = documents(furnished[0])
+    said = outcome(furnished[0], words)
+    assert says in said
+    assert documents(furnished[0]) == before
+    person_sees(f"rotator: {said}")
 
 
 def test_a_damaged_entry_does_not_keep_the_chain_from_being_verified(furnished: tuple[Stage, bytes]) -> None:

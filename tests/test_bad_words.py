@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import click
@@ -98,6 +98,20 @@ def test_commands_that_act_do_nothing_for_a_word_that_makes_no_sense(command: st
     before = stage.events()
     assert told(stage, command, typed) is not None
     assert stage.events() == before
+
+
+@pytest.mark.fault(
+    "Input",
+    "A script's variable is empty where the policy to resume is named",
+    "It resumes nothing, above all not every policy, and ends with 2.",
+)
+def test_an_empty_word_is_no_policy_and_not_all_of_them(stage: Stage, person_sees: Callable[[str], None]) -> None:
+    before = stage.events()
+    for command in ("pause", "resume"):
+        refused = told(stage, command, "")
+        assert isinstance(refused, click.UsageError)
+    assert stage.events() == before
+    person_sees(f"Error: {refused}")
 
 
 class TestNothingThatATerminalActsOn:

@@ -6,6 +6,7 @@ histories are tried: ROTATOR_EXAMPLES=1000 python -m pytest tests/test_engine_ba
 
 from __future__ import annotations
 
+import gzip
 import http.client
 import json
 import os
@@ -13,11 +14,12 @@ import re
 import socket
 from collections.abc import Callable
 from contextlib import suppress
+from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
 
 import pytest
-from hypothesis import HealthCheck, event, given, settings
+from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from neon_bench import RudeServer
 from odd_json import MARK, answers
@@ -129,6 +131,104 @@ def test_whatever_neon_answers_nothing_is_raised_and_all_ends_well(
         world.close()
 
 
+HEAD = b"HTTP/1.1 200 OK\r\nContent-Type: application/json\r\n"
+ENTRY = b'[{"id": 1, "name": "a", "created_at": "%s"}]'
+CREATED_PERHAPS = "It lets the next list tell whether there is a key, revokes it, and mints another."
+LISTED_LATER = "It changes nothing, revokes nothing, and lists again at the next poll."
+
+
+def an_answer(fault: str, does: str, call: str, raw: bytes, says: str, padding: int = 0) -> Any:
+    mark = pytest.mark.fault("Neon", fault, does)
+    return pytest.param(call, raw, says, padding, id=fault, marks=mark)
+
+
+@pytest.mark.parametrize(
+    ("call", "raw", "says", "padding"),
+    [
+        an_answer(
+            "Neon answers the creation of a key with 50 MB",
+            f"It reads 1 MiB and no more. {CREATED_PERHAPS}",
+            "create",
+            HEAD + b"\r\n[",
+            "answered with more than 1048576 bytes",
+            padding=50_000_000,
+        ),
+        an_answer(
+            "Neon answers the creation of a key with bytes that are no text",
+            CREATED_PERHAPS,
+            "create",
+            HEAD + b"\r\n\xff\xfe{",
+            "it is not JSON",
+        ),
+        an_answer(
+            "Neon answers the creation of a key without the key",
+            CREATED_PERHAPS,
+            "create",
+            HEAD + b'\r\n{"id": 7, "name": "a", "created_at": "2026-11-23T04:05:50Z"}',
+            "it has no key that can be used",
+        ),
+        an_answer(
+            "Neon's list is a nest of 500,000 brackets",
+            LISTED_LATER,
+            "list",
+            HEAD + b"\r\n" + b"[" * 500_000,
+            "not JSON",
+        ),
+        an_answer(
+            "Neon's list is packed and unpacks to 200 MB",
+            f"It unpacks 64 MiB and no more. {LISTED_LATER}",
+            "list",
+            HEAD + b"Content-Encoding: gzip\r\n\r\n" + gzip.compress(b"[") + gzip.compress(b" " * (1 << 20)) * 200,
+            "answered with more than 67108864 bytes",
+        ),
+        an_answer(
+            "One key in Neon's list was created in the year 9999",
+            f"It believes nothing of that list: what it lacks may be that key. {LISTED_LATER}",
+            "list",
+            HEAD + b"\r\n" + ENTRY % b"9999-12-31T23:59:59Z",
+            "entry 1 has no created_at that is a time",
+        ),
+        an_answer(
+            "Neon's answer to a revocation cannot be read",
+            "It lets the next list tell whether the key is gone.",
+            "revoke",
+            HEAD + b'\r\n{"id": 1e400, "revoked": true}',
+            "it has no id",
+        ),
+    ],
+)
+def test_an_answer_that_cannot_be_believed_is_told_and_settled(
+    call: str, raw: bytes, says: str, padding: int, tmp_path: Path, person_sees: Callable[[str], None]
+) -> None:
+    world = TwistedWorld(tmp_path, TEXT)
+    try:
+        world.settle()
+        world.between.twists[CALLS[call]] = [lambda _: raw + b" " * padding] * (3 if call == "list" else 1)
+        if call != "list":
+            world.order(OrderKind.ROTATE, "ci", leaked=True)
+        world.settle()
+        person_sees(next(event.why for event in world.events if says in event.why))
+        world.between.twists.clear()
+        world.live_through(1800, step=300)
+        ends_well(world)
+        assert len(world.ours()) == 1
+    finally:
+        world.close()
+
+
+def test_a_date_of_the_year_9999_is_no_time(tmp_path: Path) -> None:
+    """It is as if there had been none: the clock goes on, and with it everything that is reckoned from it."""
+    world = TwistedWorld(tmp_path, TEXT)
+    try:
+        said = HEAD + b"Date: Fri, 31 Dec 9999 23:59:59 GMT\r\n\r\n[]"
+        world.between.twists[CALLS["list"]] = [lambda _: said]
+        world.settle()
+        world.live_through(1800, step=300)
+        ends_well(world)
+    finally:
+        world.close()
+
+
 def told(world: World) -> None:
     """Everything that a person may ask for can be said, and nothing in it is a secret or an answer's text."""
     status = world.status("ci")
@@ -146,7 +246,6 @@ def ends_well(world: World) -> None:
     record: Record = world.record("ci")
     content = (world.folder / "app.env").read_text() if (world.folder / "app.env").exists() else ""
     status = world.status("ci")
-    event(status["state"])
     if status["state"] in ("refused", "missing"):
         return  # a person was asked: the answers said that keys were gone, or that the state was lost
     assert status["live"] is not None, status

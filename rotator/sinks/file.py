@@ -132,7 +132,9 @@ class FileSink:
             if kind == "raw" and value is not None:
                 raise ValueError("a raw file has no entries; leave `variable` out, or set `format: dotenv` or json")
             if kind in ("dotenv", "json") and not value:
-                raise ValueError(f"a {kind} file needs the name of the entry that holds the key, such as NEON_API_KEY")
+                raise ValueError(
+                    f"a {kind} file needs the name of the entry that holds the key; add variable: NEON_API_KEY"
+                )
             if kind == "dotenv" and value and not re.fullmatch(r"[A-Za-z_][A-Za-z0-9_]*", value):
                 raise ValueError("expected the name of a variable: letters, digits and _, no digit first")
             return value

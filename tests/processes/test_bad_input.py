@@ -102,7 +102,7 @@ LAUGHS = "a: &a [x, x, x]\n" + "".join(f"{b}: &{b} [*{a}, *{a}, *{a}]\n" for a, 
 
 
 def no_configuration(name: str, does: str, make: Callable[[Path], object], says: str) -> Any:
-    mark = pytest.mark.fault("Input", f"The configuration {name}", f"It {does}, and ends with 2.")
+    mark = pytest.mark.fault("Input", name, f"It {does}, and ends with 2.")
     return pytest.param(make, says, id=name, marks=mark)
 
 
@@ -110,34 +110,46 @@ def no_configuration(name: str, does: str, make: Callable[[Path], object], says:
     ("make", "says"),
     [
         no_configuration(
-            "is a file of 10 MB",
+            "The configuration is a file of 10 MB",
             "reads 4 MiB and no more",
             lambda file: file.write_text("neon: {}\n#" + "x" * 10_000_000),
             "larger than 4 MiB",
         ),
         no_configuration(
-            "is small and unfolds into a billion values",
+            "The configuration is small and unfolds into a billion values",
             "unfolds nothing",
             lambda file: file.write_text(LAUGHS),
             "an anchor (&name) is not taken",
         ),
         no_configuration(
-            "is a nest of a million brackets",
+            "The configuration is a nest of a million brackets",
             "looks 32 levels deep",
             lambda file: file.write_text("[" * 1_000_000),
             "nested more than 32 levels",
         ),
         no_configuration(
-            "is saved as UTF-16", "guesses at nothing", lambda file: file.write_text("neon: {}", "utf-16"), "not UTF-8"
+            "The configuration is saved as UTF-16",
+            "guesses at nothing",
+            lambda file: file.write_text("neon: {}", "utf-16"),
+            "not UTF-8",
         ),
         no_configuration(
-            "holds a NUL", "says where it is", lambda file: file.write_text("neon: \0"), "control character U+0000"
+            "The configuration holds a NUL",
+            "says where it is",
+            lambda file: file.write_text("neon: \0"),
+            "control character U+0000",
         ),
         no_configuration(
-            "is a named pipe that nobody writes to", "does not wait", lambda file: os.mkfifo(file), "the file is empty"
+            "The configuration is a named pipe that nobody writes to",
+            "does not wait",
+            lambda file: os.mkfifo(file),
+            "the file is empty",
         ),
         no_configuration(
-            "never ends", "reads 4 MiB and no more", lambda file: file.symlink_to("/dev/zero"), "larger than 4 MiB"
+            "The configuration never ends",
+            "reads 4 MiB and no more",
+            lambda file: file.symlink_to("/dev/zero"),
+            "larger than 4 MiB",
         ),
     ],
 )
