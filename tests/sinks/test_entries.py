@@ -5,14 +5,19 @@ from __future__ import annotations
 import json
 import shlex
 import subprocess
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
-from hypothesis import example, given
+from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 
+from rotator.errors import NeedsPerson
+from rotator.secret import Secret
 from rotator.sinks.entries import DOTENV, JSON, RAW, NotUnderstood, read, write
+
+from .builders import a_file_sink, deliver, failure_of
 
 NAME = "NEON_API_KEY"
 values = st.text(st.sampled_from("abcXYZ019_-.:/@%+=,"), min_size=1, max_size=30)
@@ -324,3 +329,120 @@ def test_only_the_values_of_a_json_entry_change(
 def test_a_raw_file_is_the_secret_and_nothing_else(text: str, value: str) -> None:
     assert write(text, RAW, None, value) == value
     assert read(f"{value}\n", RAW, None) == value
+
+
+# Through the file, as bytes, and as another reader takes it
+
+plain_words = st.text(st.sampled_from("abcXYZ019_-.:/@%+,"), max_size=12)
+inside_quotes = st.text(st.sampled_from(f"abc =#:{{}}[]\n\t{NAME}äß€"), max_size=20)
+shell_values = st.one_of(
+    plain_words,
+    inside_quotes.map("'{}'".format),
+    inside_quotes.map('"{}"'.format),
+    st.tuples(plain_words, inside_quotes).map(lambda both: f'"{both[1]}"{both[0]}' if "\n" not in both[1] else "''"),
+)
+shell_lines = st.one_of(
+    st.sampled_from(["", "  ", "# a comment", f"#{NAME}=commented out", f"# export {NAME}='x'", "export PATH"]),
+    st.tuples(
+        st.sampled_from(["", "export ", "  "]),
+        st.sampled_from(["A", "B", f"{NAME}_OLD", f"MY_{NAME}", NAME]),
+        shell_values,
+        st.sampled_from(["", " ", " # why", " #"]),
+    ).map(lambda parts: f"{parts[0]}{parts[1]}={parts[2]}{parts[3]}"),
+)
+
+
+@settings(max_examples=60, deadline=None, suppress_health_check=list(HealthCheck))
+@given(lines=st.lists(shell_lines, max_size=6), ended=st.booleans(), value=values)
+def test_for_a_shell_nothing_but_the_entry_changes(lines: list[str], ended: bool, value: str, tmp_path: Path) -> None:
+    names = ["A", "B", f"{NAME}_OLD", f"MY_{NAME}", NAME]
+
+    def as_a_shell(content: bytes) -> list[bytes]:
+        file = tmp_path / "env"
+        file.write_bytes(content)
+        shown = " ".join(f'"${name}"' for name in names)
+        script = f". {shlex.quote(str(file))}; printf '%s\\0' {shown}"
+        ended = subprocess.run(["sh", "-c", script], capture_output=True, check=True, env={"PATH": "/usr/bin:/bin"})
+        return ended.stdout.split(b"\0")
+
+    before = ("\n".join(lines) + ("\n" if ended else "")).encode()
+    try:
+        after = write(before.decode(), DOTENV, NAME, value).encode()
+    except NotUnderstood:
+        return
+    assert as_a_shell(after)[:-2] == as_a_shell(before)[:-2]
+    assert as_a_shell(after)[-2] == value.encode()
+
+
+BYTES = {
+    DOTENV: [
+        *(f"{NAME}=OLD\n", f"\ufeff{NAME}=OLD\r\nA=1\r\n", f"A=1\n{NAME}='OLD' # why", f"export {NAME} =\tOLD \n"),
+        *(f'A="{NAME}=x\n"\r\n{NAME}="OLD"\r\n', f"{NAME}_2=1\n#{NAME}=2\nX{NAME}=3\n{NAME}=OLD\n", f"{NAME}=OLD"),
+        *(f"A=\u2028\x0b\x85\n{NAME}=OLD\x20\n\n\n", f"Ü=ä\t\n{NAME}=`OLD`\n", f"{NAME}=OLD\nB=a\rb\n"),
+    ],
+    JSON: [
+        *(f'{{"{NAME}":"OLD"}}', f'\ufeff {{ "{NAME}" :\t"OLD" }}\r\n', f'{{"n": 1e400, "{NAME}": "OLD", "m": -0.0}}'),
+        *(f'{{"i": 12345678901234567890, "x": {{"{NAME}": 1}}, "{NAME}": "OLD"}}', f'{{"a":1,"a":2,"{NAME}":"OLD"}}'),
+        *(
+            f'{{\n\t"u": "\\u00e4\\ud83d\\ude00\\/",\n\t"{NAME}": "OLD",\n\t"l": [ ]\n}}\n',
+            f'{{"{NAME}":"OLD","":null}}\n\n',
+        ),
+    ],
+}
+
+
+@pytest.mark.parametrize(("form", "text"), [(form, text) for form, texts in BYTES.items() for text in texts])
+def test_a_file_is_the_same_byte_for_byte_but_for_the_entry_and_can_be_put_back(
+    form: str, text: str, tmp_path: Path
+) -> None:
+    file = tmp_path / "file"
+    before = text.encode()
+    file.write_bytes(before)
+    sink = a_file_sink(file, format=form, variable=NAME)
+    secret = deliver(sink)
+    assert file.read_bytes() == before.replace(b"OLD", secret.reveal().encode())
+    once = file.read_bytes()
+    deliver(sink, secret)
+    assert file.read_bytes() == once
+    deliver(sink, Secret("OLD"))
+    assert file.read_bytes() == before
+
+
+REFUSED = [
+    ("A dotenv file has a quotation that is never closed", DOTENV, f'A="x\n{NAME}=old\n'.encode()),
+    ("A JSON file has a comment in it", JSON, b'{\n  // mine\n  "K": "old"\n}'),
+    ("A JSON file is a list", JSON, b'["old"]'),
+    ("The entry of a JSON file is an object", JSON, f'{{"{NAME}": {{"value": "old"}}}}'.encode()),
+    ("A JSON file is a nest of 100,000 brackets", JSON, b'{"a": ' + b"[" * 100_000),
+    ("A dotenv file is not UTF-8", DOTENV, b"A=\xff\n"),
+    ("A dotenv file is larger than 1 MiB", DOTENV, b"A=1\n" * 300_000),
+]
+
+
+@pytest.mark.parametrize(
+    ("form", "content"),
+    [
+        pytest.param(
+            form,
+            content,
+            id=fault,
+            marks=pytest.mark.fault("Input", fault, "The file stays as it is, and no key is minted for it."),
+        )
+        for fault, form, content in REFUSED
+    ],
+)
+def test_what_cannot_be_edited_safely_is_left_alone_with_a_word(
+    form: str, content: bytes, tmp_path: Path, person_sees: Callable[[str], None]
+) -> None:
+    """Already the check says so, which comes before a key is created."""
+    file = tmp_path / "file"
+    file.write_bytes(content)
+    sink = a_file_sink(file, format=form, variable=NAME)
+    failed = failure_of(sink)
+    assert isinstance(failed, NeedsPerson)
+    with pytest.raises(NeedsPerson) as checked:
+        sink.check()
+    assert str(checked.value) == str(failed)
+    assert file.read_bytes() == content
+    assert list(tmp_path.iterdir()) == [file]
+    person_sees(str(failed))
