@@ -7,6 +7,7 @@ sets how many are tried of each kind: ROTATOR_EXAMPLES=5000 python -m pytest tes
 from __future__ import annotations
 
 import os
+import socket
 import traceback
 from collections.abc import Callable, Iterator
 from datetime import UTC, timedelta
@@ -111,3 +112,22 @@ def test_an_answer_is_understood_or_told_as_a_documented_error(
     assert now + timedelta(days=3660) > now - timedelta(days=3660)
     assert bench.clock.skew() is None or bench.clock.distrust is not None
     assert all(start <= end for start, end in bench.neon.own_uses)
+
+
+@pytest.mark.parametrize("call", ["create", "revoke", "whoami", "check"])
+def test_an_answer_of_50_mb_is_not_taken_to_its_end(call: str, tmp_path: Path) -> None:
+    """Counted where it is sent: what is on its way in the buffers of both sides is some megabytes."""
+    sent = 0
+
+    def pour(connection: socket.socket) -> None:
+        nonlocal sent
+        connection.sendall(b"HTTP/1.1 200 OK\r\nContent-Type: application/json\r\n\r\n[")
+        for _ in range(50):
+            connection.sendall(b" " * 1_000_000)
+            sent += 1
+
+    with RudeServer(pour) as server:
+        found = outcome(a_bench(server.url, tmp_path, KEY), call)
+        requests = len(server.requests)
+    assert isinstance(found, RotatorError) or found is Check.INCONCLUSIVE
+    assert sent < 25 * requests

@@ -45,7 +45,7 @@ OUR_OWN = frozenset({"CREDENTIALS_DIRECTORY", "NOTIFY_SOCKET", "WATCHDOG_PID", "
 def _argv(value: list[str], info: ValidationInfo) -> list[str]:
     """The program and its arguments; a relative path of a program is relative to the configuration file."""
     if any("\0" in word or not word for word in value):
-        raise ValueError("expected words that are not empty and without a NUL")
+        raise ValueError("an empty word, or a NUL in one; expected words that are not empty and without a NUL")
     program = value[0]
     if "/" in program and not program.startswith("/"):
         program = str((base_of(info) / program).absolute())

@@ -22,6 +22,9 @@ from .builders import SinkFor, a_hand_off, a_raw_server, a_secret
 EXAMPLES = int(os.environ.get("ROTATOR_EXAMPLES", "40"))
 
 
+STATUSES = st.sampled_from([200, 200, 200, 204, 410, 429, 503]) | st.integers(100, 599)
+
+
 class Answering:
     """A server that gives `said` as its answer to every request."""
 
@@ -57,7 +60,7 @@ def test_an_answer_is_a_receipt_or_a_documented_error(
     server, url = answering
     secret = a_secret()
     sound = {"fingerprint": data.draw(st.sampled_from(["sha256:0", "THIS"])), "ok": True}
-    said = data.draw(answers(sound))
+    said = data.draw(answers(sound, STATUSES))
     server.said = said.raw.replace(b'"THIS"', b'"%s"' % secret.fingerprint.encode())
     try:
         sink_for(url, receipt=receipt).deliver(a_hand_off(secret), secret)
