@@ -137,6 +137,7 @@ DATES = [
 ]
 AFTERS = ["0", "3", "1e9", "-5", "9" * 400, "soon", *DATES]
 RARE = [*range(100, 104), 226, *range(300, 309), *range(400, 432), 451, 499, *range(500, 512), 599]
+STATUSES = st.one_of(st.just(200), st.just(200), st.sampled_from(RARE), st.integers(100, 599))
 
 
 @dataclass(frozen=True)
@@ -149,10 +150,10 @@ class Said:
 
 
 @st.composite
-def answers(draw: st.DrawFn, sound: object, statuses: st.SearchStrategy[int] | None = None) -> Said:
+def answers(draw: st.DrawFn, sound: object, statuses: st.SearchStrategy[int] = STATUSES) -> Said:
     """A response with a body as `bodies` makes it of the sound one."""
     body = draw(bodies(sound))
-    status = draw(statuses or st.one_of(st.just(200), st.just(200), st.sampled_from(RARE), st.integers(100, 599)))
+    status = draw(statuses)
     kinds = ["application/json", "application/json; charset=utf-16", "text/html", "application/JSON;;;", "\xff"]
     head = [f"HTTP/1.1 {status} Whatever", f"Content-Type: {draw(st.sampled_from(kinds))}"]
     for name, texts in (("Date", DATES), ("Retry-After", AFTERS)):
