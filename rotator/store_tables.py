@@ -52,10 +52,8 @@ def _bounded(schema: Any) -> Any:
         return [_bounded(item) for item in schema]
     if not isinstance(schema, dict):
         return schema
-    kind = schema.get("type")
-    return {key: _bounded(item) for key, item in schema.items()} | _BOUNDS.get(
-        kind if isinstance(kind, str) else "", {}
-    )
+    inner = {key: _bounded(item) for key, item in schema.items()}
+    return inner | _BOUNDS.get(str(schema.get("type")), {})
 
 
 _RECORD = TypeAdapter(Record)
