@@ -226,7 +226,7 @@ def parse_record(policy: str, document: str) -> Record:
     """A record as it was written down. Raises StateUnavailable for one that is not understood in full."""
     try:
         record: Record = _RECORD_READER.validate_json(document, strict=True, extra="forbid")
-        if record.policy == policy and record.document <= DOCUMENT_VERSION:
+        if record.policy == policy and 1 <= record.document <= DOCUMENT_VERSION:
             return record
         newer = record.document > DOCUMENT_VERSION
     except TypeError:  # no text at all

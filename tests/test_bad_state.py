@@ -155,6 +155,7 @@ def test_a_damaged_document_is_read_or_refused(data: st.DataObject) -> None:
         pytest.param('"key_id": 104', f'"key_id": {2**63}', id="an id that no column holds"),
         pytest.param('"key_id": 104', '"key_id": "104"', id="an id in quotes"),
         pytest.param('"lost": 2', '"lost": -2', id="less than none"),
+        pytest.param('"document": 1', '"document": 0', id="a format that never was"),
     ],
 )
 def test_a_record_that_nothing_could_be_reckoned_with_is_damaged(change: str, to: str) -> None:
