@@ -126,8 +126,9 @@ def _why_unused(key: Key, generation: Generation | None, rule: UnusedRule, now: 
 
 
 def accounts_in_use(policies: Mapping[str, Policy], records: Mapping[str, Record]) -> set[str]:
-    """The accounts that some policy has, or had, a key in."""
+    """The accounts that some policy has a key in, or may yet find one in."""
     scopes = {policy.scope for policy in policies.values()}
     scopes |= {generation.scope for record in records.values() for generation in record.generations}
     scopes |= {record.intent.scope for record in records.values() if record.intent is not None}
+    scopes |= {closed.scope for record in records.values() for closed in record.closed}
     return {scope.account for scope in scopes}

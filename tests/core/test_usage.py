@@ -14,6 +14,7 @@ from builders import (
     ORG,
     PROJECT,
     SECOND,
+    a_closed_name,
     a_foreign,
     a_generation,
     a_key,
@@ -176,7 +177,7 @@ def test_the_keys_of_a_policy_that_is_gone_are_flagged() -> None:
     assert [(report.role, report.unused) for report in reports] == [(Role.ABANDONED, True)]
 
 
-def test_the_accounts_in_use_are_those_of_policies_keys_and_intents() -> None:
+def test_the_accounts_in_use_are_those_of_policies_keys_intents_and_remembered_names() -> None:
     records = {
         "a": a_record(a_live(6)),
         "b": a_record(intent=an_intent(7, scope=PROJECT)),
@@ -184,4 +185,5 @@ def test_the_accounts_in_use_are_those_of_policies_keys_and_intents() -> None:
     }
     assert accounts_in_use({}, records) == {"personal", "org-a"}
     assert accounts_in_use({"ci": a_policy(scope=ORG)}, {"c": a_record()}) == {"org-a"}
+    assert accounts_in_use({}, {"d": a_record(closed=(a_closed_name(7, scope=ORG),))}) == {"org-a"}
     assert accounts_in_use({}, {}) == set()
