@@ -50,7 +50,6 @@ from rotator.model import (
     Generation,
     Held,
     Hold,
-    KeyList,
     Keys,
     Offer,
     OnMissing,
@@ -63,7 +62,8 @@ from rotator.model import (
 )
 from rotator.observe import observe
 from rotator.revocation import revoke_steps
-from rotator.schedule import window_is_open
+
+from .rules import against_revoking_by_rule, against_touching, is_fresh
 
 ORDERS = (
     an_order(1),
@@ -222,76 +222,6 @@ def the_key(record: Record, step: Step) -> Generation:
     found = [g for g in record.generations if g.key_id == step.key_id]
     assert len(found) == 1, "the subject is a key of this record"
     return found[0]
-
-
-def may_be_touched(keys: Keys, generation: Generation) -> list[str]:
-    """What no order waives, written down once more; the sentences that do not hold."""
-    listing = keys.lists.get(generation.scope.account)
-    key = listing.keys.get(generation.key_id) if listing else None
-    rules = {
-        "there is a list": listing is not None,
-        "it is at most 30 s old and believed": listing is not None and _is_fresh(listing),
-        "it holds the key": key is not None,
-        "the name is the one recorded": key is not None and key.name == generation.name,
-        "the scope is the one recorded": key is not None and key.project == generation.scope.project,
-        "it is not the management key": generation.key_id not in keys.own,
-        "no other policy owns it": generation.key_id not in keys.owners,
-        "the clock is to be trusted": not keys.distrust,
-    }
-    return [rule for rule, holds in rules.items() if not holds]
-
-
-def _is_fresh(listing: KeyList) -> bool:
-    return timedelta(0) <= NOW - listing.requested_at <= timedelta(seconds=30) and not listing.doubt
-
-
-def may_be_revoked_by_rule(policy: Policy, record: Record, keys: Keys, old: Generation) -> list[str]:
-    """§4's conditions for a retiring key or an offered orphan, written down once more; those that do not hold."""
-    lives = [g for g in record.generations if g.live_since and not g.retiring_since]
-    new = max(lives, key=_order, default=None)
-    if new is None or new.number <= old.number:
-        return ["a later generation is live"]
-    new_list = keys.lists.get(new.scope.account)
-    fingerprints = {new.fingerprint} | {
-        g.fingerprint for g in record.generations if g.number > new.number and APP.target in g.offers
-    }
-    if old.orphan is None:
-        grace_from = old.retiring_since
-    else:
-        superseded = [old.superseded.get(target) for target in old.offers]
-        grace_from = None if None in superseded else max(at for at in superseded if at is not None)
-    ends = grace_from + policy.grace_period if grace_from is not None else None
-    used = old.last_used_at
-    by_us = used is not None and old.checked_at is not None and used <= old.checked_at + timedelta(seconds=1)
-    quiet = policy.hold.while_old_key_used_within
-    if quiet is None:
-        least = min(timedelta(hours=1), policy.grace_period)
-        quiet = max(least, (old.longest_gap or timedelta(0)) * 2)
-        quiet = min(quiet, policy.hold.at_most)
-    in_use = used is not None and not by_us and quiet > timedelta(0) and used + quiet > NOW
-    new_used = new.last_used_at is not None and (
-        new.checked_at is None or new.last_used_at > new.checked_at + timedelta(seconds=1)
-    )
-    overridden = policy.hold.then is Then.REVOKE and ends is not None and ends + policy.hold.at_most <= NOW
-    rules = {
-        "it was never refused": new.check is not Check.REFUSED,
-        "it is in the list": new_list is not None and new.key_id in new_list.keys,
-        "that list is fresh and believed": new_list is not None and _is_fresh(new_list),
-        "it is not missing": new.absence is None or new.absence.polls < 2,
-        "every sink has receipted it": all(
-            s.target in new.receipts or s.target in new.excused for s in policy.deliver_to
-        ),
-        "every file still holds it": all(
-            keys.contents.get(s.target) in fingerprints
-            for s in policy.deliver_to
-            if s.reads_back and s.target in new.receipts
-        ),
-        "the grace period has passed": ends is not None and ends <= NOW,
-        "it is not in use": overridden or not in_use,
-        "the new key is used": overridden or not policy.hold.until_new_key_used or new_used,
-        "the window is open": window_is_open(policy.window, NOW),
-    }
-    return [rule for rule, holds in rules.items() if not holds]
 
 
 THOROUGH = settings(max_examples=150, deadline=None, suppress_health_check=list(HealthCheck))
@@ -455,16 +385,16 @@ def test_what_is_revoked(twists: list[str]) -> None:
     old = record.generations[0]
     steps = list(revoke_steps(policy, record, keys, NOW))
     revoked = any(step.do is Do.REVOKE and step.key_id == OLD for step in steps)
-    missing = may_be_touched(keys, old)
+    missing = against_touching(keys, old, NOW)
     lives = [g for g in record.generations if g.live_since and not g.retiring_since and g.number > old.number]
     if old.condemned is Condemned.NOW:
         pass
     elif old.condemned is Condemned.AT_LIVE and lives:
         new_list = keys.lists.get(lives[0].scope.account)
         missing += [] if new_list and lives[0].key_id in new_list.keys else ["the later generation is in the list"]
-        missing += [] if new_list and _is_fresh(new_list) else ["that list is fresh and believed"]
+        missing += [] if new_list and is_fresh(new_list, NOW) else ["that list is fresh and believed"]
     else:
-        missing += may_be_revoked_by_rule(policy, record, keys, old)
+        missing += against_revoking_by_rule(policy, record, keys, old, NOW)
     pauses = old.revocation is not None and old.revocation.retry_at is not None
     postponed = policy.paused or pauses or keys.unreadable != {}
     assert revoked == (not missing and not postponed), (steps, missing)
@@ -483,7 +413,7 @@ def test_what_is_revoked_of_a_policy_that_is_not_configured_any_more(situation: 
     assert step.do not in (Do.MINT, Do.VERIFY, Do.DELIVER, Do.GO_LIVE, Do.ADOPT, Do.HOLD, Do.RELEASE)
     if step.do is Do.REVOKE:
         generation = the_key(record, step)
-        assert may_be_touched(keys, generation) == []
+        assert against_touching(keys, generation, NOW) == []
         assert generation.condemned or (generation.orphan and not generation.offers)
 
 
