@@ -43,9 +43,9 @@ from rotator.standing import (
     lacking,
     list_of,
     live,
-    made_under,
     older,
     result_of,
+    turned_up,
     unfinished,
     was_refused,
 )
@@ -114,13 +114,9 @@ def _settle_intent(policy: Policy, record: Record, keys: Keys, now: datetime) ->
 
 
 def _recover(policy: Policy, record: Record, keys: Keys, now: datetime) -> Iterator[Step]:
-    known = {generation.key_id for generation in record.generations}
-    for closed in record.closed:
-        listing = list_of(keys, closed.scope)
-        key = made_under(closed.name, closed.not_before, listing) if listing else None
-        if key is not None and key.id not in known:
-            why = f"{closed.name} turned up in Neon's list although it was not there before"
-            yield Step(Do.RECOVER, why, key_id=key.id, account=closed.scope.account)
+    for closed, key in turned_up(record, keys):
+        why = f"{closed.name} turned up in Neon's list although it was not there before"
+        yield Step(Do.RECOVER, why, key_id=key.id, account=closed.scope.account)
 
 
 def _lost_secrets(policy: Policy, record: Record, keys: Keys, now: datetime) -> Iterator[Step]:

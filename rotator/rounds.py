@@ -17,6 +17,7 @@ from rotator.model import Event, Key, KeyList, Order, Record
 from rotator.observe import observe
 from rotator.ports import Clock, State, Tell
 from rotator.rhythm import Sample
+from rotator.standing import turned_up
 from rotator.usage import KeyReport, Role, accounts_in_use, inventory
 
 _SENT_WITHIN = 20.0
@@ -76,10 +77,11 @@ class Rounds:
         concerned = {name for name in records if name not in policies}
         for name, policy in policies.items():
             record = records.get(name)
-            if (
-                record is None
-                or observe(policy, record, self._outside.keys(setup, policy, record, set(), {})) is not None
-            ):
+            if record is None:
+                concerned.add(name)
+                continue
+            seen = self._outside.keys(setup, policy, record, set(), {})
+            if turned_up(record, seen) or observe(policy, record, seen) is not None:
                 concerned.add(name)
         return concerned
 

@@ -9,6 +9,7 @@ from datetime import datetime, timedelta
 
 from rotator.model import (
     Check,
+    ClosedName,
     Generation,
     Held,
     Intent,
@@ -139,6 +140,18 @@ def made_under(name: str, not_before: datetime, listing: KeyList) -> Key | None:
         if key.name == name and key.created_at >= earliest:
             return key
     return None
+
+
+def turned_up(record: Record, keys: Keys) -> list[tuple[ClosedName, Key]]:
+    """Keys in the lists under a remembered name, which the record does not have."""
+    known = {generation.key_id for generation in record.generations}
+    found = []
+    for closed in record.closed:
+        listing = list_of(keys, closed.scope)
+        key = made_under(closed.name, closed.not_before, listing) if listing else None
+        if key is not None and key.id not in known:
+            found.append((closed, key))
+    return found
 
 
 @dataclass(frozen=True)

@@ -128,6 +128,19 @@ def test_a_key_that_was_never_created_is_not_waited_for(world: World) -> None:
     assert world.neon.revoked() == []
 
 
+def test_a_poll_that_shows_a_key_under_a_remembered_name_wakes_its_policy(world: World) -> None:
+    world.neon.fault("lost_request", on="create", times=1)
+    world.live_through(600)
+    (closed,) = world.record("ci").closed
+    world.push(minutes=5)
+    assert "ci" not in world.rounds.poll(), "it waits for a time, and nothing is new"
+    late = world.neon.create_key(closed.name).id
+    world.push(minutes=5)
+    assert "ci" in world.rounds.poll()
+    world.engine.turn("ci")
+    assert late not in world.ours()
+
+
 def test_a_revocation_whose_answer_is_lost_is_settled_by_the_list(world: World) -> None:
     world.settle()
     world.push(days=30)
