@@ -44,6 +44,7 @@ def main() -> int:
         if asked.facts:
             for fact, count in found.facts.most_common():
                 print(f"  {count:8} {fact}")
+            print("  steps:", ", ".join(f"{step}: {count}" for step, count in sorted(found.steps.items())))
     return 0
 
 

@@ -54,8 +54,9 @@ def _world(**changes: object) -> World:
 def _crowded() -> World:
     """The process died again and again after a sink had been sent the key: four orphans, no live key."""
     world = _world()
-    while len(older(world.record)) < 4:
-        go_wrong(world, "dies after sending")
+    for _ in range(12):
+        if len(older(world.record)) < 4:
+            go_wrong(world, "dies after sending")
     return world
 
 
@@ -123,6 +124,7 @@ class Explored:
     left: int = 0
     by_troubles: Counter[int] = field(default_factory=Counter)
     facts: Counter[str] = field(default_factory=Counter)
+    steps: Counter[Do] = field(default_factory=Counter)
 
 
 @dataclass(frozen=True)
@@ -248,6 +250,7 @@ def _note(explored: Explored, world: World, used: int, depth: int) -> None:
         "a policy that is not configured": not world.configured,
         "a back-off": record.lost_retry_at is not None,
     }
+    explored.steps.update(world.did)
     explored.facts.update(fact for fact, holds in facts.items() if holds)
 
 

@@ -22,7 +22,6 @@ from rotator import transitions
 from rotator.bookkeeping import bookkeeping
 from rotator.decide import last_step, next_step
 from rotator.model import (
-    MAX_OLDER_KEYS,
     Check,
     Condemned,
     Do,
@@ -48,6 +47,7 @@ from .rules import against_revoking_by_rule, against_touching
 from .truth import Truth
 
 MOST_STEPS = 60
+MOST_OLDER = 5
 TO_ADOPT = a_foreign(3, "made-by-hand")
 FOREIGN = (a_foreign(1), a_foreign(2, f"{NAME}-20200101T000000Z-aaaaaa"))
 OUTAGES = ("sinks", "neon")
@@ -83,12 +83,13 @@ class World:
         self.ids = 100
         self.step: Step | None = None
         self.story: list[str] = []
+        self.did: list[Do] = []
 
     def copy(self) -> World:
         """The same world, to be continued otherwise. Its story begins anew."""
         twin = World.__new__(World)
         twin.__dict__.update(self.__dict__)
-        twin.troubles, twin.taken, twin.story = [], [], []
+        twin.troubles, twin.taken, twin.story, twin.did = [], [], [], []
         twin.neon = {account: dict(keys) for account, keys in self.neon.items()}
         twin.made, twin.dead_by_others = set(self.made), set(self.dead_by_others)
         twin.late, twin.sinks = list(self.late), dict(self.sinks)
@@ -141,6 +142,7 @@ class World:
                 assert "another secret" not in step.why, "nobody else writes the file"
                 self.step = step
                 return step
+            self.did.append(step.do)
             self.story.append(f"{self.now:%d %H:%M:%S} {step.do} {step.key_id or ''}: {step.why}")
             self.act(step, keys, unreadable)
             self.now += SECOND
@@ -212,6 +214,8 @@ class World:
                 self.made.add(key_id)
                 self.truth.live[key_id] = self.now
                 self.truth.excused[key_id] = tuple(sink.target for sink in self.policy.deliver_to)
+            if step.do is Do.CLOSE_INTENT:
+                self.check_closing(keys)
             self.commit(bookkeeping(self.policy, keys, step, self.now)(self.record))
             if step.do in (Do.ABANDON, Do.FORGET):
                 self.in_hand.discard(key_id)
@@ -348,20 +352,28 @@ class World:
         self.dead_by_others.add(key_id)
         self.broken |= {target for target, held in self.sinks.items() if held == key_id}
 
+    def check_closing(self, keys: Keys) -> None:
+        intent = self.record.intent
+        assert intent is not None
+        listing = keys.lists.get(intent.scope.account)
+        told = listing is not None and listing.requested_at > (intent.ended_at or intent.at)
+        assert told, "an intent is closed without a list asked for after the POST"
+
     def check_revocation(self, old: Generation, keys: Keys) -> None:
         policy = self.acting_policy()
         assert not policy.paused, "it is paused"
         assert not self.record.paused, "it is paused"
-        assert against_touching(keys, old, self.now) == [], "I1"
+        wrong = against_touching(keys, old, self.now)
         by_order = old.condemned is Condemned.NOW or (
             old.condemned is Condemned.AT_LIVE
             and any(g.live_since for g in self.record.generations if g.number > old.number)
         )
         nobody_has_it = old.orphan is not None and not old.offers
         if not by_order and not nobody_has_it:
-            assert against_revoking_by_rule(policy, self.record, keys, old, self.now) == [], "I1"
+            wrong += against_revoking_by_rule(policy, self.record, keys, old, self.now)
         listed = {key_id for listing in keys.lists.values() for key_id in listing.keys}
-        assert self.truth.against_revoking(policy, old, listed, self.now) == [], f"I1: {old.key_id}"
+        wrong += self.truth.against_revoking(policy, old, listed, self.now)
+        assert wrong == [], f"I1: {old.key_id} is revoked, but it does not hold that {', '.join(wrong)}"
 
     def check_invariants(self) -> None:
         for key in FOREIGN:
@@ -502,7 +514,7 @@ class World:
             return
         if step.do is Do.REFUSE:
             reasons = {
-                "older keys": len(older(record)) >= MAX_OLDER_KEYS,
+                "older keys": len(older(record)) >= MOST_OLDER,
                 "410": any(sink.target in self.truth.said_gone for sink in self.policy.deliver_to),
                 "cannot be adopted": self.policy.adopt not in self.neon[self.policy.scope.account],
             }
