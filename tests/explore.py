@@ -18,6 +18,7 @@ def main() -> int:
     parser = argparse.ArgumentParser(description="Every story of a small world.")
     parser.add_argument("--world", choices=[*WORLDS, "all"], default="all")
     parser.add_argument("--budget", type=int, default=1, help="how many troubles a story may hold")
+    parser.add_argument("--faults", action="store_true", help="only faults: no orders, no changes of the configuration")
     parser.add_argument("--minutes", type=float, default=float("inf"), help="how long at most, for each world")
     parser.add_argument("--facts", action="store_true", help="also say what was reached, and in how many worlds")
     parser.add_argument("--story", help="tell this one story, as a finding shows it")
@@ -26,16 +27,21 @@ def main() -> int:
         tell(WORLDS[asked.world](), _read(asked.story), print)
         return 0
     for name in WORLDS if asked.world == "all" else [asked.world]:
-        before = time.process_time()
+        before, start = time.process_time(), WORLDS[name]()
+        start.left_alone = asked.faults
         try:
-            found = explore(WORLDS[name](), asked.budget, asked.minutes * 60)
+            found = explore(start, asked.budget, asked.minutes * 60)
         except Finding as finding:
             print(f"{name}: {finding}")
             print(f"python tests/explore.py --world {name} --story {_written(finding.story)}")
             return 1
-        end = "nothing left to explore" if not found.left else f"{found.left} turns left to play"
+        what = "faults" if asked.faults else "troubles"
+        end = "nothing is left to explore"
+        if found.stopped is not None:
+            troubles, turns = found.stopped
+            end = f"stopped: nothing is left below {troubles} troubles, and with {troubles} below {turns} turns"
         print(
-            f"{name}: {found.worlds} worlds by {found.turns} turns with at most {asked.budget} troubles, "
+            f"{name}: {found.worlds} worlds by {found.turns} turns with at most {asked.budget} {what}, "
             f"{found.depth} turns deep, at most {found.most_keys} keys ({found.beyond} worlds beyond seven); "
             f"all come to rest ({found.quiet_turns} turns); {end}; "
             f"{time.process_time() - before:.0f} s, {resource.getrusage(resource.RUSAGE_SELF).ru_maxrss // 1024} MiB"

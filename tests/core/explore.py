@@ -112,7 +112,11 @@ class Finding(Exception):
 
 @dataclass
 class Explored:
-    """How much was seen. `depth` is the largest number of turns; `quiet_turns` are those of the runs to rest."""
+    """How much was seen.
+
+    `depth` is the largest number of turns, `quiet_turns` are those of the runs to rest, `beyond` are the worlds with
+    too many keys. `stopped` tells where the time was up: at so many troubles, of which so many turns were not played.
+    """
 
     worlds: int = 0
     turns: int = 0
@@ -121,7 +125,7 @@ class Explored:
     depth: int = 0
     most_keys: int = 0
     beyond: int = 0
-    left: int = 0
+    stopped: tuple[int, int] | None = None
     by_troubles: Counter[int] = field(default_factory=Counter)
     facts: Counter[str] = field(default_factory=Counter)
     steps: Counter[Do] = field(default_factory=Counter)
@@ -151,7 +155,7 @@ def explore(start: World, budget: int, seconds: float = float("inf")) -> Explore
     todo: list[tuple[int, int, int, _Origin, World, list[int]]] = [(0, 1, next(ticket), root, start, [])]
     while todo:
         if clock.monotonic() > ends:
-            explored.left = len(todo)
+            explored.stopped = todo[0][:2]
             break
         used, depth, _, origin, before, prefix = heapq.heappop(todo)
         world = before.copy()

@@ -54,7 +54,11 @@ OUTAGES = ("sinks", "neon")
 
 
 class World:
-    """One policy and all that surrounds it. After a pause longer than `grid` it wakes on a multiple of it."""
+    """One policy and all that surrounds it.
+
+    After a pause longer than `grid` it wakes on a multiple of it. While it is `left_alone` there are faults, but no
+    orders, no other configuration, and nobody who does anything by hand.
+    """
 
     def __init__(
         self, troubles: Sequence[int], policy: Policy, poll: timedelta = 5 * MINUTE, grid: timedelta = SECOND
@@ -63,6 +67,7 @@ class World:
         self.taken: list[tuple[int, tuple[str, ...], int]] = []
         self.policy = policy
         self.configured = True
+        self.left_alone = False
         self.now = NOW
         self.poll = poll
         self.grid = grid
@@ -172,8 +177,10 @@ class World:
 
     def commit(self, change: Change | None) -> None:
         if change is not None:
+            self.record = change.record
+        if change is not None and change.closed_orders:
             left = tuple(order for order in self.record.orders if order.id not in change.closed_orders)
-            self.record = replace(change.record, orders=left)
+            self.record = replace(self.record, orders=left)
 
     def read(self, account: str, *, polled: bool, without: str = "") -> None:
         known = {g.key_id for g in self.record.generations if g.scope.account == account and g.revocation is None}
@@ -223,6 +230,9 @@ class World:
     def mint(self, step: Step) -> None:
         assert self.record.intent is None
         assert not [g for g in unfinished(self.record) if g.key_id in self.in_hand], "two keys at once"
+        assert not self.record.paused, "it is paused"
+        ordered = self.record.orders or (self.record.rotation is not None and self.record.rotation.ordered)
+        assert len(older(self.record)) < MOST_OLDER or ordered, "too many older keys"
         what = self.trouble(
             "a sink is not ready",
             "no key (503)",
@@ -278,6 +288,8 @@ class World:
     def deliver(self, step: Step, key_id: int) -> None:
         sink = next(s for s in self.policy.deliver_to if s.name == step.sink)
         assert key_id in self.in_hand
+        before = self.policy.deliver_to[: self.policy.deliver_to.index(sink)]
+        assert all((key_id, s.target) in self.truth.taken for s in before), "the sink before has not confirmed it"
         self.commit(transitions.offer(self.record, key_id, sink, step.why, self.now))
         if "sinks" in self.down:
             what = "fails"
@@ -422,6 +434,8 @@ class World:
             self.read(account, polled=True, without=lacks.get(what, ""))
 
     def possible(self) -> list[str]:
+        if self.left_alone:
+            return ["dies"]
         what = ["dies", "rotate", "rotate --leaked", "rotate --leaked --now"]
         if self.record.generations:
             what += ["revoke", "revoked by hand", "used"]
