@@ -51,12 +51,18 @@ def _world(**changes: object) -> World:
     return World([], replace(_POLICY, **changes), poll=HOUR, grid=5 * MINUTE)  # type: ignore[arg-type]
 
 
-def _crowded() -> World:
-    """The process died again and again after a sink had been sent the key: four orphans, no live key."""
-    world = _world()
-    for _ in range(12):
+def _crowded(world: World) -> World:
+    """The process died again and again after a sink had been sent the key: four orphans."""
+    for _ in range(30):
         if len(older(world.record)) < 4:
             go_wrong(world, "dies after sending")
+    return world
+
+
+def _lived_in() -> World:
+    """A live key that every sink has."""
+    world = _world()
+    turn(world)
     return world
 
 
@@ -92,7 +98,8 @@ def turn(world: World) -> None:
 WORLDS: dict[str, Callable[[], World]] = {
     "two-sinks": _world,
     "adopted": lambda: _world(adopt=TO_ADOPT.id),
-    "crowded": _crowded,
+    "crowded": lambda: _crowded(_world()),
+    "crowded-later": lambda: _crowded(_lived_in()),
     "late": _late,
     "three-sinks": lambda: _world(deliver_to=(CI, APP, VAULT)),
     "one-webhook": lambda: _world(deliver_to=(CI,)),
@@ -147,9 +154,17 @@ class _Origin:
         return [number for choices in reversed(parts) for number in choices]
 
 
-def explore(start: World, budget: int, seconds: float = float("inf")) -> Explored:
-    """Play every story with at most `budget` troubles, for at most so long. Raises Finding."""
-    explored, seen, good = Explored(), set[bytes](), set[bytes]()
+def explore(
+    start: World,
+    budget: int,
+    seconds: float = float("inf"),
+    met: Callable[[World, World], None] | None = None,
+) -> Explored:
+    """Play every story with at most `budget` troubles, for at most so long. Raises Finding.
+
+    `met` is called with every world that was reached again, and the one that it is taken for.
+    """
+    explored, seen, good = Explored(), dict[bytes, World](), set[bytes]()
     root = _Origin(None, tuple(number for number, _, _ in start.taken))
     ticket, ends = itertools.count(), clock.monotonic() + seconds
     todo: list[tuple[int, int, int, _Origin, World, list[int]]] = [(0, 1, next(ticket), root, start, [])]
@@ -170,8 +185,10 @@ def explore(start: World, budget: int, seconds: float = float("inf")) -> Explore
                 heapq.heappush(todo, (used + price, depth, next(ticket), origin, before, choices))
         mark = canonical(world)
         if mark in seen:
+            if met is not None:
+                met(world, seen[mark])
             continue
-        seen.add(mark)
+        seen[mark] = start if met is None else world
         here = _Origin(origin, tuple(number for number, _, _ in world.taken))
         _note(explored, world, used, depth)
         try:

@@ -6,9 +6,11 @@
 from __future__ import annotations
 
 import os
+import random
 import shutil
 import subprocess
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +19,9 @@ import pytest
 import rotator
 from rotator.model import Do
 
-from .explore import WORLDS, explore
+from .canon import canonical
+from .explore import WORLDS, explore, turn
+from .fold import World
 
 COMMAND = Path(__file__).parent.parent / "explore.py"
 PACKAGE = Path(rotator.__file__).parent
@@ -62,6 +66,29 @@ def test_every_story_with_one_trouble_ends_well(name: str, facts: set[str]) -> N
     assert facts <= found.facts.keys()
     elsewhere = {"adopted": {Do.RECOVER}, "crowded": {Do.RECOVER, Do.ADOPT}, "late": {Do.ADOPT}}[name]
     assert set(Do) - elsewhere - {Do.WAIT, Do.REFUSE} <= found.steps.keys()
+
+
+def test_worlds_that_are_taken_for_one_go_on_alike() -> None:
+    lots = random.Random(1)
+    compared = 0
+
+    def after(world: World, troubles: Sequence[int]) -> World:
+        later = world.copy()
+        later.troubles = list(troubles)
+        turn(later)
+        return later
+
+    def met(world: World, like: World) -> None:
+        nonlocal compared
+        peace = after(world, [])
+        place = lots.randrange(len(peace.taken))
+        trouble = [*[0] * place, lots.randint(0, len(peace.taken[place][1]))]
+        assert canonical(peace) == canonical(after(like, [])), peace.story
+        assert canonical(after(world, trouble)) == canonical(after(like, trouble)), trouble
+        compared += 1
+
+    explore(WORLDS["two-sinks"](), 1, met=met)
+    assert compared > 300
 
 
 def fault(says: str, world: str, found: str, module: str, *edits: tuple[str, str]) -> Any:
