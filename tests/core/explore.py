@@ -34,7 +34,8 @@ from rotator.model import Check, Cron, Do, OnMissing, Policy, Then, Window
 from rotator.standing import live, older
 
 from .canon import canonical
-from .fold import TO_ADOPT, World
+from .fold import World
+from .invariants import TO_ADOPT
 
 MOST_KEYS = 7
 _LONGEST = 6 * DAY

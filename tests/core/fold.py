@@ -16,7 +16,7 @@ from collections.abc import Sequence
 from dataclasses import replace
 from datetime import timedelta
 
-from builders import APP, CI, DAY, HOUR, MINUTE, NAME, NOW, ORG, PERSONAL, SECOND, VAULT, a_foreign
+from builders import APP, CI, DAY, HOUR, MINUTE, NAME, NOW, SECOND
 
 from rotator import transitions
 from rotator.bookkeeping import bookkeeping
@@ -43,14 +43,12 @@ from rotator.standing import find, live, older, unfinished
 from rotator.transitions import Change, SinkFailure
 from rotator.usage import accounts_in_use
 
-from .rules import against_revoking_by_rule, against_touching
+from .invariants import FOREIGN, TO_ADOPT, check_closing, check_invariants, check_revocation
+from .others import happen, possible
 from .truth import Truth
 
 MOST_STEPS = 60
 MOST_OLDER = 5
-TO_ADOPT = a_foreign(3, "made-by-hand")
-FOREIGN = (a_foreign(1), a_foreign(2, f"{NAME}-20200101T000000Z-aaaaaa"))
-OUTAGES = ("sinks", "neon")
 
 
 class World:
@@ -151,7 +149,7 @@ class World:
             self.story.append(f"{self.now:%d %H:%M:%S} {step.do} {step.key_id or ''}: {step.why}")
             self.act(step, keys, unreadable)
             self.now += SECOND
-            self.check_invariants()
+            check_invariants(self)
         raise AssertionError("a turn did not come to rest")
 
     def look(self, unreadable: dict[str, str]) -> Keys:
@@ -222,7 +220,7 @@ class World:
                 self.truth.live[key_id] = self.now
                 self.truth.excused[key_id] = tuple(sink.target for sink in self.policy.deliver_to)
             if step.do is Do.CLOSE_INTENT:
-                self.check_closing(keys)
+                check_closing(self, keys)
             self.commit(bookkeeping(self.policy, keys, step, self.now)(self.record))
             if step.do in (Do.ABANDON, Do.FORGET):
                 self.in_hand.discard(key_id)
@@ -328,7 +326,7 @@ class World:
     def revoke(self, step: Step, keys: Keys, key_id: int) -> None:
         generation = find(self.record, key_id)
         account = generation.scope.account
-        self.check_revocation(generation, keys)
+        check_revocation(self, generation, keys)
         there = key_id in self.neon[account]
         self.commit(transitions.revoking(self.record, key_id, step.why, self.now))
         if "neon" in self.down:
@@ -355,8 +353,6 @@ class World:
             self.in_hand.discard(key_id)
             self.commit(transitions.revoked(self.record, key_id, step.why, self.now))
 
-    # What must hold
-
     def alive(self, key_id: int) -> bool:
         return any(key_id in keys for keys in self.neon.values())
 
@@ -364,54 +360,13 @@ class World:
         self.dead_by_others.add(key_id)
         self.broken |= {target for target, held in self.sinks.items() if held == key_id}
 
-    def check_closing(self, keys: Keys) -> None:
-        intent = self.record.intent
-        assert intent is not None
-        listing = keys.lists.get(intent.scope.account)
-        told = listing is not None and listing.requested_at > (intent.ended_at or intent.at)
-        assert told, "an intent is closed without a list asked for after the POST"
-
-    def check_revocation(self, old: Generation, keys: Keys) -> None:
-        policy = self.acting_policy()
-        assert not policy.paused, "it is paused"
-        assert not self.record.paused, "it is paused"
-        wrong = against_touching(keys, old, self.now)
-        by_order = old.condemned is Condemned.NOW or (
-            old.condemned is Condemned.AT_LIVE
-            and any(g.live_since for g in self.record.generations if g.number > old.number)
-        )
-        nobody_has_it = old.orphan is not None and not old.offers
-        if not by_order and not nobody_has_it:
-            wrong += against_revoking_by_rule(policy, self.record, keys, old, self.now)
-        listed = {key_id for listing in keys.lists.values() for key_id in listing.keys}
-        wrong += self.truth.against_revoking(policy, old, listed, self.now)
-        assert wrong == [], f"I1: {old.key_id} is revoked, but it does not hold that {', '.join(wrong)}"
-
-    def check_invariants(self) -> None:
-        for key in FOREIGN:
-            assert self.alive(key.id), "I4: a key that no policy owns was revoked"
-        assert TO_ADOPT.id in self.made or self.alive(TO_ADOPT.id), "I4: a key was revoked that was not adopted"
-        for sink in self.policy.deliver_to:
-            held = self.sinks.get(sink.target)
-            if held is not None and sink.target not in self.broken:
-                assert self.alive(held), f"I2: sink {sink.name} holds {held}, which was revoked"
-        known = {g.key_id for g in self.record.generations}
-        names = {closed.name for closed in self.record.closed}
-        if self.record.intent is not None:
-            names.add(self.record.intent.name)
-        for keys in self.neon.values():
-            for key in keys.values():
-                assert key.id not in self.made or key.id in known or key.name in names, f"I3: {key} is forgotten"
-        in_flight = [g for g in unfinished(self.record) if g.key_id in self.in_hand]
-        assert len(in_flight) + (self.record.intent is not None) <= 1, "I6: two rotations at once"
-
     # Time, and what others do
 
     def pause(self) -> None:
         """Until the next decision, at which something may have happened."""
         step = self.step
         assert step is not None
-        self.happen(self.trouble(*self.possible()))
+        happen(self, self.trouble(*possible(self)))
         until = min(step.until or self.next_poll, self.next_poll)
         if until - self.now > self.grid:
             until += (NOW - until) % self.grid
@@ -432,68 +387,6 @@ class World:
         lacks = {"the poll lacks the newest key": "newest", "the poll lacks all keys": "all"}
         for account in accounts:
             self.read(account, polled=True, without=lacks.get(what, ""))
-
-    def possible(self) -> list[str]:
-        if self.left_alone:
-            return ["dies"]
-        what = ["dies", "rotate", "rotate --leaked", "rotate --leaked --now"]
-        if self.record.generations:
-            what += ["revoke", "revoked by hand", "used"]
-        if APP.target in self.sinks:
-            what.append("the file is lost")
-        what += ["a day passes", "7 hours pass", "retried", "pause or resume"]
-        what += ["a sink comes or goes", "the first sink comes or goes", "another scope", "the policy comes or goes"]
-        what += ["sinks down or up", "neon down or up"]
-        if self.late:
-            what.append("the late key")
-        return what
-
-    def happen(self, what: str) -> None:
-        if what == "dies":
-            self.die()
-        elif what.startswith("rotate"):
-            self.order(Order(0, OrderKind.ROTATE, self.now, NAME, leaked="leaked" in what, now="now" in what))
-        elif what == "revoke":
-            self.order(Order(0, OrderKind.REVOKE, self.now, NAME, key_id=self.pick().key_id))
-        elif what == "revoked by hand":
-            victim = self.pick()
-            if self.neon[victim.scope.account].pop(victim.key_id, None):
-                self.dies_by_others(victim.key_id)
-        elif what == "used":
-            victim = self.pick()
-            if self.use(victim.key_id):
-                self.truth.used[victim.key_id] = self.now
-        elif what == "the file is lost":
-            self.sinks.pop(APP.target, None)
-        elif what in ("a day passes", "7 hours pass"):
-            self.now += DAY if what == "a day passes" else 7 * HOUR
-        elif what == "retried":
-            self.record = transitions.retry_now(self.record)
-        elif what == "pause or resume":
-            self.record = replace(self.record, paused=not self.record.paused)
-        elif what == "a sink comes or goes":
-            self.toggle(VAULT)
-        elif what == "the first sink comes or goes":
-            self.toggle(APP)
-        elif what == "another scope":
-            self.policy = replace(self.policy, scope=ORG if self.policy.scope == PERSONAL else PERSONAL)
-        elif what == "the policy comes or goes":
-            self.configured = not self.configured
-        elif what.endswith("down or up"):
-            self.down ^= {what.split()[0]}
-        elif what == "the late key":
-            account, key = self.late.pop()
-            self.neon[account][key.id] = key
-
-    def toggle(self, sink: SinkRef) -> None:
-        left = tuple(s for s in self.policy.deliver_to if s != sink)
-        if not left:
-            return
-        sinks = left if sink in self.policy.deliver_to else (*left, sink)
-        self.policy = replace(self.policy, deliver_to=sinks)
-        held = self.sinks.get(sink.target)
-        if held is not None and not self.alive(held):
-            self.broken.add(sink.target)
 
     def order(self, order: Order) -> None:
         number = 1 + max((o.id for o in self.record.orders), default=0)

@@ -7,7 +7,8 @@ from builders import APP, CI, DAY, VAULT
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from .fold import TO_ADOPT, World, a_world
+from .fold import World, a_world
+from .invariants import TO_ADOPT
 
 LONGEST = 25 * DAY
 
