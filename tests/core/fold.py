@@ -265,6 +265,7 @@ class World:
             self.commit(transitions.outcome_unknown(self.record, "timed out", self.now))
             return
         self.neon[scope.account][key.id] = key
+        self.now += SECOND
         if what == "dies after the POST":
             self.die()
             return
@@ -366,8 +367,11 @@ class World:
         """Until the next decision, at which something may have happened."""
         step = self.step
         assert step is not None
+        orders = self.record.orders
         happen(self, self.trouble(*possible(self)))
         until = min(step.until or self.next_poll, self.next_poll)
+        if self.record.orders != orders:  # an order is taken up at once
+            until = self.now
         if until - self.now > self.grid:
             until += (NOW - until) % self.grid
         self.now = max(self.now + SECOND, until)

@@ -65,7 +65,8 @@ def test_every_story_with_one_trouble_ends_well(name: str, facts: set[str]) -> N
     assert found.worlds > 1000
     assert facts <= found.facts.keys()
     elsewhere = {"adopted": {Do.RECOVER}, "crowded": {Do.RECOVER, Do.ADOPT}, "late": {Do.ADOPT}}[name]
-    assert set(Do) - elsewhere - {Do.WAIT, Do.REFUSE} <= found.steps.keys()
+    never = {Do.WAIT, Do.REFUSE, Do.LAPSE}  # an order lapses only where a second trouble keeps it from being taken up
+    assert set(Do) - elsewhere - never <= found.steps.keys()
 
 
 def test_worlds_that_are_taken_for_one_go_on_alike() -> None:
