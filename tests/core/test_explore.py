@@ -35,11 +35,9 @@ PACKAGE = Path(rotator.__file__).parent
             {
                 "an adopted key that retires",
                 "a held key",
-                "a refused key",
                 "a missing live key",
                 "a doubted list",
                 "a revocation without an answer",
-                "a condemned key",
                 "a sink that is gone",
                 "a former sink",
                 "keys of two accounts",
