@@ -78,8 +78,7 @@ class _Form:
             targets(sink.target for sink in world.policy.deliver_to),
             world.policy.scope == PERSONAL,
             world.configured,
-            tuple(sorted(world.down)) != (),
-            len(world.down),
+            "sinks" in world.down,
             "neon" in world.down,
             tuple(self.generation(g) for g in record.generations),
             None

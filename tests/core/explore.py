@@ -128,7 +128,6 @@ class Explored:
 
     worlds: int = 0
     turns: int = 0
-    quiet_runs: int = 0
     quiet_turns: int = 0
     depth: int = 0
     most_keys: int = 0
@@ -240,7 +239,6 @@ def _keys(world: World) -> set[int]:
 
 def _note(explored: Explored, world: World, used: int, depth: int) -> None:
     explored.worlds += 1
-    explored.quiet_runs += 1
     explored.depth = max(explored.depth, depth)
     explored.most_keys = max(explored.most_keys, len(_keys(world)))
     explored.by_troubles[used] += 1
