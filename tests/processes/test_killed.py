@@ -6,9 +6,11 @@ else, and a whole history. The random test lasts as long as ROTATOR_KILL_SECONDS
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import random
+import sqlite3
 import threading
 import time
 from collections.abc import Callable, Iterator, Mapping
@@ -119,14 +121,31 @@ def is_whole(stage: Stage, held: Mapping[str, str | None]) -> None:
     """What status says is live is what each policy's sinks hold; every key that ever was is accounted for."""
     for entry in stage.status()["policies"]:
         assert stage.neon.secret_of(entry["live"]["id"]) == held[entry["policy"]]
+    accounts_for_everything(stage)
+
+
+def accounts_for_everything(stage: Stage) -> None:
+    """The history is whole, and holds an intent and an outcome of every POST and DELETE that Neon saw."""
     ended = stage.rotator("history", "--verify")
     assert ended.status == 0, ended.err
-    history = stage.rotator("history", "--json").json
-    known = {entry["key_id"] for entry in history if entry["event"] in ("key.created", "key.orphaned")}
-    gone = {key.id for key in stage.neon.revoked()}
-    assert known == gone | set(stage.ours)
-    assert {entry["key_id"] for entry in history if entry["event"] == "key.revoking"} == gone
-    assert {entry["key_id"] for entry in history if entry["event"] == "api_key.revoked"} == gone
+    with contextlib.closing(sqlite3.connect(stage.state)) as connection:
+        history = connection.execute("SELECT event, key_id, key_name FROM history").fetchall()
+
+    def ids(*events: str) -> set[int]:
+        return {key_id for event, key_id, _ in history if event in events}
+
+    def names(*events: str) -> set[str]:
+        return {name for event, _, name in history if event in events}
+
+    intended, revoked = names("key.intended"), stage.neon.revoked()
+    made = {key.id for key in (*stage.neon.keys(), *revoked) if key.name in intended}
+    assert intended <= names("key.created", "key.orphaned", "intent.closed", "rotation.failed")
+    assert made == ids("key.created", "key.orphaned")
+    assert made | {stage.neon.management_key_id} >= {key.id for key in stage.neon.keys()}
+    assert stage.created() <= len(intended)
+    deleted = {int(seen.path.rpartition("/")[2]) for seen in stage.neon.requests if seen.method == "DELETE"}
+    assert deleted <= ids("key.revoking")
+    assert {key.id for key in revoked} == ids("api_key.revoked")
 
 
 # At every boundary
