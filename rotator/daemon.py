@@ -33,6 +33,7 @@ from rotator import log
 from rotator.assembly import Assembly
 from rotator.config import Config
 from rotator.errors import ConfigError, RotatorError, StateUnavailable
+from rotator.lasting import Lasting
 from rotator.model import Event
 from rotator.systemd import notify, watchdog_interval
 from rotator.transitions import pause_after
@@ -63,6 +64,7 @@ class Service:
         self._wakes: dict[str, datetime] = {}
         self._orders_seen: set[int] = set()
         self._nudge = assembly.store.meta("nudge")
+        self._stateless = Lasting(log.tell, "state.unavailable", "state.available")
         self._pulse = time.monotonic()
         self._unanswered = 0
         self._ask_again = 0.0
@@ -161,8 +163,9 @@ class Service:
         try:
             concerned = self._assembly.rounds.poll()
         except StateUnavailable as error:
-            log.tell(Event("state.unavailable", str(error)))
+            self._without_state("poll", error)
             return
+        self._with_state("poll")
         if self._scheduler.running:
             for name in concerned:
                 self.wake(name)
@@ -174,8 +177,9 @@ class Service:
             if any(order.policy is None for order in orders):
                 self._assembly.rounds.obey()
         except StateUnavailable as error:
-            log.tell(Event("state.unavailable", str(error)))
+            self._without_state("look for orders", error)
             return
+        self._with_state("look for orders")
         if nudge != self._nudge:
             self._nudge = nudge
             self._wake_all()
@@ -201,7 +205,15 @@ class Service:
         try:
             self._assembly.notifier.send_waiting(wait=False)
         except StateUnavailable as error:
-            log.tell(Event("state.unavailable", str(error)))
+            self._without_state("notify", error)
+        else:
+            self._with_state("notify")
+
+    def _without_state(self, what: str, error: StateUnavailable) -> None:
+        self._stateless.lasts(what, f"the service cannot {what}: {error}", self._assembly.clock.now())
+
+    def _with_state(self, what: str) -> None:
+        self._stateless.ends(what, f"the service can {what} again: the state can be used")
 
     # The main thread
 

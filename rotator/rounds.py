@@ -13,6 +13,7 @@ from datetime import datetime
 
 from rotator.engine import Engine
 from rotator.errors import KeyRefused, NeedsPerson, RotatorError, TryLater
+from rotator.lasting import Lasting
 from rotator.model import Event, Key, KeyList, Order, Record
 from rotator.observe import observe
 from rotator.ports import Clock, State, Tell
@@ -32,6 +33,7 @@ class Rounds:
         self._state = state
         self._clock = clock
         self._tell = tell
+        self._unreadable = Lasting(tell, "list.unreadable", "list.readable")
         self._refused = False
         self._sampled: dict[int, datetime] | None = None
         self._unseen = state.meta("usage_unseen") or ""
@@ -62,13 +64,14 @@ class Rounds:
         try:
             self._outside.lists.poll(account, self._clock.now())
         except (TryLater, NeedsPerson) as error:
-            self._tell(Event("list.unreadable", f"the keys of {account} cannot be listed: {error}"))
+            self._unreadable.lasts(account, f"the keys of {account} cannot be listed: {error}", self._clock.now())
             if isinstance(error, KeyRefused) and not self._refused:
                 self._refused = True
                 refused = Event("management_key.refused", str(error), notify=True)
                 self._state.tell([refused], self._clock.now())
                 self._tell(refused)
         else:
+            self._unreadable.ends(account, f"the keys of {account} can be listed again")
             self._refused = False
 
     def _concerned(self, records: Mapping[str, Record]) -> set[str]:

@@ -14,7 +14,7 @@ ROOT = Path(__file__).parent.parent / "rotator"
 ROWS: tuple[tuple[str, ...], ...] = (
     ("", "errors", "secret", "words"),
     ("model", "fields"),
-    ("schedule", "cadence", "standing", "transitions", "systemd", "lock", "log", "rate", "clock", "memory"),
+    ("schedule", "cadence", "standing", "transitions", "lasting", "systemd", "lock", "log", "rate", "clock", "memory"),
     ("due", "revocation", "decide", "bookkeeping", "observe", "usage", "lag", "rhythm"),
     ("foresee", "status", "explain"),
     ("sinks", "neon", "neon_wire", "neon_answers", "store", "store_file", "store_tables"),
@@ -30,7 +30,7 @@ RANK = {name: rank for rank, names in enumerate(ROWS) for name in names}
 ADAPTERS = {"sinks", "neon", "neon_wire", "neon_answers", "store", "store_file", "store_tables"}
 PURE = {
     *("model", "words", "schedule", "standing", "transitions", "due", "revocation", "decide"),
-    *("bookkeeping", "observe", "usage", "lag", "rhythm", "foresee", "status", "explain"),
+    *("bookkeeping", "observe", "usage", "lag", "rhythm", "foresee", "status", "explain", "lasting"),
 }
 IMPURE_LIBRARIES = {
     *("os", "sys", "io", "time", "random", "secrets", "socket", "subprocess", "threading", "logging"),
