@@ -21,6 +21,8 @@ from rotator.model import Event
 from rotator.store import Notice
 from rotator.transitions import pause_after
 
+_STATE_AGAIN = 15.0
+
 
 class Receiver(Protocol):
     """What is asked of a webhook sink."""
@@ -37,11 +39,15 @@ class Notices(Protocol):
 
 @dataclass
 class _Pause:
-    """How often in a row this receiver failed, and until when it is left alone, in monotonic seconds."""
+    """How often in a row this receiver failed, and until when it is left alone, in monotonic seconds.
+
+    taken: the notice that it took, though the state may not know that yet.
+    """
 
     receiver: Receiver
     failures: int = 0
     until: float = 0.0
+    taken: int = 0
 
 
 class Notifier:
@@ -93,10 +99,12 @@ class Notifier:
         try:
             while notices := self._state.notices(name):
                 for notice in notices:
-                    if not self._send(notice, pause):
+                    if notice.id != pause.taken and not self._send(notice, pause):
                         return
+                    pause.taken = notice.id
                     self._state.confirm_notice(notice.id)
         except StateUnavailable as error:
+            pause.until = self._monotonic() + _STATE_AGAIN
             self._tell(Event("state.unavailable", str(error)))
         finally:
             with self._guard:

@@ -137,17 +137,41 @@ def test_what_was_sent_but_not_confirmed_is_sent_again(office: Callable[..., Off
     assert ops.got[0] == ops.got[1]
 
 
+def test_while_the_state_cannot_be_written_a_message_is_not_sent_again_and_again(office: Callable[..., Office]) -> None:
+    """It was taken, and that is known; only the state does not know it yet. After 15 s it is tried again."""
+    ops = Post()
+    here = office(ops=ops)
+    here.happen(1, 2)
+    forgetful = Forgetful(here.store)
+    notifier = Notifier(forgetful, lambda: here.sinks, event_body, here.told.append, lambda: here.seconds)
+    for _ in range(10):
+        notifier.send_waiting()
+        here.seconds += 2.0
+
+    assert ops.generations == [1]
+    assert len(here.told) == 2, "tried twice in 20 s"
+
+    forgetful.full = False
+    here.seconds += 15.0
+    notifier.send_waiting()
+    assert ops.generations == [1, 2]
+    assert here.store.notices("ops") == []
+
+
 @dataclass
 class Forgetful:
     """A state that can be read but not written."""
 
     store: Store
+    full: bool = True
 
     def notices(self, sink: str) -> list[Notice]:
         return self.store.notices(sink)
 
     def confirm_notice(self, notice_id: int) -> None:
-        raise StateUnavailable("the disk is full")
+        if self.full:
+            raise StateUnavailable("the disk is full")
+        self.store.confirm_notice(notice_id)
 
 
 def test_a_state_that_cannot_be_read_is_told_to_who_asked(office: Callable[..., Office]) -> None:
