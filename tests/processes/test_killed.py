@@ -255,3 +255,70 @@ policies:
     hold: {{while_old_key_used_within: 0s}}
     deliver_to: [app, hook]
 """
+
+
+BY_COMMANDS = ["the file is written", "the command has begun", "the command has read", "the command has stored"]
+
+
+@pytest.mark.fault(
+    "Process",
+    "SIGKILL before and after a list, and before, in and after every hand-off",
+    "The next start asks Neon what became of it; a key whose secret is lost is replaced and revoked.",
+)
+def test_killed_by_its_own_commands_it_finds_out_what_happened(
+    a_stage: Callable[..., Stage], person_sees: Callable[[str], None]
+) -> None:
+    """Also while a list is read, and between a receiver's answer and its receipt."""
+    killer = Killer()
+    stage = a_stage(observer=killer.sees)
+    receiver = stage.receiver()
+    hook: dict[str, str] = {}
+
+    def take(request: Request) -> Reply:
+        message = request.json
+        if message["type"] == "api_key.rotated":
+            hook["secret"] = message["data"]["key"]["secret"]
+            threading.Timer(0.003, killer.happens, ["the receiver has answered"]).start()
+        return Reply(204)
+
+    receiver.reply = take
+    at = f'''cd "{stage.folder}"
+at() {{ if [ "$(cat at)" = "$1" ]; then : > at; kill -KILL "$(cat pid)"; exec sleep 60; fi; }}
+'''
+    stage.script("note", f'{at}at "{BY_COMMANDS[0]}"')
+    store = "key=$(cat); at '{}'; printf %s $key > job.new; mv job.new job.key; at '{}'".format(*BY_COMMANDS[2:])
+    stage.script("job", f"{at}at '{BY_COMMANDS[1]}'; {store}")
+    (stage.folder / "at").touch()
+
+    def serve() -> Service:
+        killer.service = service = stage.serve(hear=killer.hears, ready=False)
+        (stage.folder / "pid").write_text(str(service.pid))
+        service.wait_for("rotation.live")
+        return service
+
+    def configure(every: str) -> None:
+        text = one_policy(receiver.url, every).replace("[app, hook]", "[app, job, hook]")
+        text = text.replace("NEON_API_KEY}", "NEON_API_KEY, after_write: [./note], timeout: 1s}")
+        stage.configure(text.replace("policies:", "  job: {type: command, run: [./job], timeout: 1s}\npolicies:"))
+
+    configure("2s")
+    service = serve()
+    consumers = {"file": stage.app, "hook": lambda: hook.get("secret"), "job": lambda: stage.app("job.key")}
+    with using(stage, consumers) as refused:
+        for boundary in [*BY_COMMANDS, "before GET /api_keys", "after GET /api_keys", "the receiver has answered"]:
+            (stage.folder / "at").write_text(boundary)
+            killer.await_(boundary)
+            until(lambda: not service.running, PATIENCE)  # noqa: B023
+            service.kill()
+            service = serve()
+            if boundary == "the command has stored":
+                orphaned = service.told("key.orphaned")[0]["why"]
+            assert refused == [], boundary
+        service.kill()
+        configure(AT_REST)
+        stage.serve()
+        comes_to_rest(stage, 1)
+    person_sees(orphaned)
+    assert refused == []
+    assert stage.app() == stage.app("job.key") == hook["secret"]
+    is_whole(stage, {"ci": stage.app()})
