@@ -29,7 +29,7 @@ from rotator.errors import StateUnavailable
 from rotator.model import Event, Order, Record
 from rotator.rhythm import Sample
 from rotator.secret import blank
-from rotator.store_file import connect, identity, path_of, prepare_file, unavailable
+from rotator.store_file import Footing, connect, path_of, prepare_file, unavailable
 from rotator.store_tables import GENESIS, SCHEMA_VERSION, Entry, Notice, chained, head_of, open_orders, text_of, time_of
 from rotator.transitions import Change
 
@@ -55,7 +55,7 @@ class Store:
         self.notify = tuple(notify)
         self._writing = threading.Lock()
         self.repaired = prepare_file(self.path, create)
-        self._file = identity(self.path)
+        self._footing = Footing(self.path)
         self._engine = sa.create_engine(
             "sqlite://",
             creator=lambda: connect(self.path, create),
@@ -73,6 +73,7 @@ class Store:
     def close(self) -> None:
         """Give back the file handles."""
         self._engine.dispose()
+        self._footing.closed()
 
     @contextmanager
     def _transaction(self, *, writing: bool) -> Iterator[sa.Connection]:
@@ -81,18 +82,22 @@ class Store:
             with guard, self._engine.connect() as connection:
                 connection.exec_driver_sql("BEGIN IMMEDIATE" if writing else "BEGIN")
                 try:
-                    if writing and identity(self.path) != self._file:
-                        raise StateUnavailable(
-                            f"the state {self.path} was removed or replaced while it was in use",
-                            "restart the service, so that it works with the file that is there now",
-                        )
+                    if writing:
+                        self._footing.check(lambda: _length(connection))
                     yield connection
                     connection.exec_driver_sql("COMMIT")
                 except BaseException:
-                    _roll_back(connection)
+                    self._roll_back(connection)
                     raise
         except (sa.exc.DBAPIError, sqlite3.Error) as error:
             raise unavailable(self.path, error) from None
+
+    def _roll_back(self, connection: sa.Connection) -> None:
+        try:
+            connection.exec_driver_sql("ROLLBACK")
+        except (sa.exc.SQLAlchemyError, sqlite3.Error):
+            connection.invalidate()  # the transaction is already gone, and so must the connection be
+            self._footing.closed()
 
     # Records
 
@@ -366,12 +371,10 @@ class Store:
             return {key_id: time_of(used_at) for key_id, used_at in connection.execute(query)}
 
 
+def _length(connection: sa.Connection) -> int:
+    pages, size = (connection.exec_driver_sql(f"PRAGMA {name}").scalar() or 0 for name in ("page_count", "page_size"))
+    return int(pages) * int(size)
+
+
 def _close(connection: sa.Connection, orders: Sequence[int], now: datetime) -> None:
     connection.execute(sa.update(tables.orders).where(tables.orders.c.id.in_(orders)).values(closed_at=text_of(now)))
-
-
-def _roll_back(connection: sa.Connection) -> None:
-    try:
-        connection.exec_driver_sql("ROLLBACK")
-    except (sa.exc.SQLAlchemyError, sqlite3.Error):
-        connection.invalidate()  # the transaction is already gone, and so must the connection be

@@ -10,7 +10,7 @@ from __future__ import annotations
 import os
 import sqlite3
 import stat
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import suppress
 from pathlib import Path
 from urllib.parse import quote
@@ -19,7 +19,8 @@ from rotator.errors import NeedsPerson, StateUnavailable
 
 _BUSY_TIMEOUT = 10.0
 _MAGIC = b"SQLite format 3\0"
-_COMPANIONS = ("", "-wal", "-shm", "-journal")
+_WRITTEN = ("", "-wal", "-shm")
+_COMPANIONS = (*_WRITTEN, "-journal")
 
 
 def path_of(url: str) -> Path:
@@ -112,13 +113,51 @@ def no_state(path: Path) -> NeedsPerson:
     return NeedsPerson(f"there is no state at {path} yet", "start the service first: rotator run")
 
 
-def identity(path: Path) -> tuple[int, int] | None:
-    """Which file is there now, whatever its name."""
-    try:
-        found = path.stat()
-    except OSError:
-        return None
-    return found.st_dev, found.st_ino
+class Footing:
+    """The files that the state stands on. Asked inside a transaction that writes, when all three are there.
+
+    SQLite holds them open, and would go on writing to one that was removed or cut short: whatever it committed
+    then, the next process would not find.
+    """
+
+    def __init__(self, path: Path) -> None:
+        self._path = path
+        self._seen: dict[str, tuple[int, int]] = {}
+        self._size = 0
+
+    def check(self, length: Callable[[], int]) -> None:
+        """Raise StateUnavailable if one of them is gone, another, or was cut short.
+
+        `length` is how long SQLite takes the state for, in bytes; after a VACUUM that is less than it was.
+        """
+        for suffix in _WRITTEN:
+            part = self._path.with_name(self._path.name + suffix)
+            try:
+                found = part.stat()
+            except OSError:
+                found = None
+            now = (found.st_dev, found.st_ino) if found is not None else None
+            if now is not None and self._seen.setdefault(suffix, now) == now:
+                continue
+            if suffix not in self._seen:
+                continue  # where WAL cannot be had, SQLite does without
+            raise _moved(part, "removed" if now is None else "replaced")
+        size = self._path.stat().st_size
+        if size < self._size and size < length():
+            raise _moved(self._path, "cut short")
+        self._size = size
+
+    def closed(self) -> None:
+        """A connection was closed. With the last one SQLite removes its two files, and makes them anew."""
+        for suffix in _WRITTEN[1:]:
+            self._seen.pop(suffix, None)
+
+
+def _moved(part: Path, how: str) -> StateUnavailable:
+    return StateUnavailable(
+        f"the state's file {part} was {how} while it was in use",
+        "restart the service, so that it works with what is there now",
+    )
 
 
 def connect(path: Path, create: bool) -> sqlite3.Connection:

@@ -308,11 +308,11 @@ def test_a_state_that_was_removed_while_in_use_is_not_written_to_any_more(store:
     store.change("ci", NOW, counted)
     path.unlink()
 
-    with pytest.raises(StateUnavailable, match="removed or replaced while it was in use; restart the service"):
+    with pytest.raises(StateUnavailable, match="was removed while it was in use; restart the service"):
         store.change("ci", NOW, counted)
 
     a_store(path).close()  # another one in its place
-    with pytest.raises(StateUnavailable, match="removed or replaced"):
+    with pytest.raises(StateUnavailable, match="was replaced"):
         store.tell([HEARD], NOW)
 
 
