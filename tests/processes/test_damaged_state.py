@@ -211,7 +211,7 @@ def test_not_to_be_written_while_running(stage: Stage, person_sees: Sees) -> Non
     _, most = resource.prlimit(service.pid, resource.RLIMIT_FSIZE)
     resource.prlimit(service.pid, resource.RLIMIT_FSIZE, (0, most))
     (stage.folder / "app.env").unlink()
-    person_sees(service.wait_for("state.unavailable")["why"])
+    person_sees(service.wait_for("state.unavailable", policy=None)["why"])
     until(lambda: ready(port)[0] == 503, PATIENCE)
     assert stage.created() == 1
     resource.prlimit(service.pid, resource.RLIMIT_FSIZE, (most, most))
