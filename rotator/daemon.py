@@ -82,6 +82,7 @@ class Service:
             signal.signal(number, lambda received, _: self._signals.put(received))
         log.tell(Event("service.started", _counted(self._assembly.config)))
         self._scheduler.start()
+        self._say_what_is_served()
         try:
             self._poll_first()
             if not self._stop.is_set():
@@ -279,9 +280,17 @@ class Service:
             except RotatorError as error:
                 log.tell(Event("config.refused", f"{error}; the configuration stays as it was"))
             else:
+                self._say_what_is_served()
                 log.tell(Event("config.loaded", _counted(config)))
                 self._plan_anew()
         notify("READY=1")
+
+    def _say_what_is_served(self) -> None:
+        """So that an order about another policy is not given in vain: the file may be newer than what was loaded."""
+        try:
+            self._assembly.store.set_meta("served", " ".join(self._assembly.config.policies))
+        except StateUnavailable as error:
+            self._without_state("say which policies it has", error)
 
     def _shut_down(self) -> None:
         notify("STOPPING=1")

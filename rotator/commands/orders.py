@@ -81,6 +81,12 @@ def rotate(policy: str, config: Path, leaked: bool, now: bool, wait: bool, yes: 
     def beside(store: Store, lock: ProcessLock) -> int:
         from rotator.standing import live
 
+        served = store.meta("served")
+        if served is not None and policy not in served.split():
+            raise NeedsPerson(
+                f"the running service has not loaded policy {policy}",
+                f"let it load the configuration again, with SIGHUP to {lock.holder() or 'it'}",
+            )
         _refuse_if_paused(loaded, store.record(policy), "created")
         before = live(store.record(policy))
         began = _newest(store)

@@ -136,7 +136,8 @@ class Stage:
         """What `apply` does, in this process, which is quicker: for tests that begin after it."""
         assembly = assemble(load(self.config), threading.Event(), tell=lambda _: None)
         try:
-            assert carry_out(assembly, assembly.config.policies, timedelta(seconds=PATIENCE))
+            names = {*assembly.config.policies, *assembly.store.records()}
+            assert carry_out(assembly, names, timedelta(seconds=PATIENCE))
         finally:
             assembly.close()
 

@@ -13,6 +13,8 @@ from sinks.builders import Reply, Request, until
 
 from .stage import ONE_POLICY, PATIENCE, Stage
 
+RAW = "  raw: {type: file, path: raw.key}\n  app:"
+
 
 class TestApply:
     def test_what_is_due_is_done_and_then_it_ends(self, stage: Stage) -> None:
@@ -89,6 +91,27 @@ class TestApply:
         assert stage.finish(process).status == 1
         assert time.monotonic() - began < 10
         go_on.set()
+
+    @pytest.mark.fault(
+        "People",
+        "Two configurations with different policies are used with one state in turn",
+        "The other's policies are abandoned while it is away: their keys are left alone, and taken up again after.",
+    )
+    def test_two_configurations_with_one_state(self, stage: Stage, person_sees: Callable[[str], None]) -> None:
+        """At the same time they cannot be used: the second is refused as a second service is."""
+        stage.settle()
+        (first,) = stage.ours
+        stage.configure(ONE_POLICY.replace("  ci:", "  web:").replace("app.env", "web.env"))
+        stage.settle()
+        assert stage.works(stage.app())
+        abandoned = next(entry for entry in stage.status()["policies"] if entry["policy"] == "ci")
+        assert abandoned["live"]["id"] == first
+        person_sees(f"{abandoned['policy']} {abandoned['state']}: {abandoned['next']['why']}")
+        stage.configure(ONE_POLICY)
+        stage.settle()
+        assert stage.policy()["state"] == "ok"
+        assert stage.policy()["live"]["id"] == first
+        assert len(stage.ours) == 2
 
     def test_beside_a_service_it_gives_way(self, stage: Stage) -> None:
         """It names the process that holds the state."""
@@ -168,6 +191,22 @@ class TestRotate:
         assert (ended.status, ended.out) == (1, "")
         assert "sink hook answered 410 Gone" in ended.err
         assert "change or remove it in the configuration" in ended.err
+
+    @pytest.mark.fault(
+        "People",
+        "A rotation is ordered of a policy that the running service has not loaded",
+        "The order is refused with 1 and what to do; nothing is recorded.",
+    )
+    def test_a_policy_that_the_service_has_not_loaded(self, stage: Stage, person_sees: Callable[[str], None]) -> None:
+        """As when the file was edited without a reload. Once it is loaded, the order is taken."""
+        service = stage.serve()
+        stage.configure(f"{ONE_POLICY}  web: {{rotate: {{every: 30d}}, deliver_to: [raw]}}\n".replace("  app:", RAW))
+        ended = stage.rotator("rotate", "web", "--wait")
+        assert (ended.status, ended.out) == (1, "")
+        person_sees(ended.err)
+        service.signal(signal.SIGHUP)
+        service.wait_for("rotation.live", policy="web")
+        assert stage.rotator("rotate", "web", "--wait").status == 0
 
     def test_an_order_that_the_service_cannot_begin_ends_with_1(self, stage: Stage) -> None:
         """It says why, and that the order stands; which is so."""

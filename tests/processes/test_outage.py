@@ -22,7 +22,7 @@ from .test_killed import accounts_for_everything, using
 SECONDS = float(os.environ.get("ROTATOR_OUTAGE_SECONDS", "4"))
 COMMAND = "ROTATOR_OUTAGE_SECONDS=150 python -m pytest -n 3 tests/processes/test_outage.py"
 POLL = 2.0
-DOES = "It stays up, is not ready, asks with every poll and else ever more rarely, and goes on by itself; no consumer notices."
+DOES = "It stays up, not ready, asks with every poll and retries ever more rarely; no consumer notices."
 
 
 def refuses(stage: Stage) -> None:
