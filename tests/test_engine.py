@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
@@ -94,7 +94,12 @@ def test_many_policies_share_one_list(tmp_path: Path) -> None:
         world.close()
 
 
-def test_an_answer_that_is_lost_leaves_no_key_behind(world: World) -> None:
+@pytest.mark.fault(
+    "Neon",
+    "Neon creates a key, and its answer is lost",
+    "The list tells that there is a key; it is revoked, and another is made.",
+)
+def test_an_answer_that_is_lost_leaves_no_key_behind(world: World, person_sees: Callable[[str], None]) -> None:
     world.neon.fault("lost_answer", on="create", times=1)
 
     world.settle()
@@ -104,9 +109,17 @@ def test_an_answer_that_is_lost_leaves_no_key_behind(world: World) -> None:
     assert app(world) == world.neon.secret_of(key)
     assert len(world.neon.revoked()) == 1
     assert [event.name for event in world.events if event.name == "key.orphaned"]
+    person_sees(world.told("key.orphaned")[0].why)
 
 
-def test_answers_that_are_lost_again_and_again_do_not_litter_the_account(world: World) -> None:
+@pytest.mark.fault(
+    "Neon",
+    "Neon creates keys for hours, and every answer is lost",
+    "It makes ever fewer attempts, at most one in six hours, and revokes what came of each.",
+)
+def test_answers_that_are_lost_again_and_again_do_not_litter_the_account(
+    world: World, person_sees: Callable[[str], None]
+) -> None:
     world.neon.fault("lost_answer", on="create", times=None)
 
     world.live_through(6 * 3600, step=30)
@@ -116,9 +129,15 @@ def test_answers_that_are_lost_again_and_again_do_not_litter_the_account(world: 
     world.neon.clear_faults()
     world.live_through(7 * 3600, step=300)
     assert len(world.ours()) == 1
+    person_sees(world.told("rotation.failed")[-1].why)
 
 
-def test_a_key_that_was_never_created_is_not_waited_for(world: World) -> None:
+@pytest.mark.fault(
+    "Neon",
+    "The request to create a key is lost on the way",
+    "The list tells that there is none; another attempt gets another name.",
+)
+def test_a_key_that_was_never_created_is_not_waited_for(world: World, person_sees: Callable[[str], None]) -> None:
     world.neon.fault("lost_request", on="create", times=1)
 
     world.settle()
@@ -126,6 +145,7 @@ def test_a_key_that_was_never_created_is_not_waited_for(world: World) -> None:
 
     assert len(world.ours()) == 1
     assert world.neon.revoked() == []
+    person_sees(world.told("intent.closed")[0].why)
 
 
 def test_a_poll_that_shows_a_key_under_a_remembered_name_wakes_its_policy(world: World) -> None:
@@ -141,7 +161,12 @@ def test_a_poll_that_shows_a_key_under_a_remembered_name_wakes_its_policy(world:
     assert late not in world.ours()
 
 
-def test_a_revocation_whose_answer_is_lost_is_settled_by_the_list(world: World) -> None:
+@pytest.mark.fault(
+    "Neon", "Neon revokes a key, and its answer is lost", "The list tells that the key is gone; it is not asked twice."
+)
+def test_a_revocation_whose_answer_is_lost_is_settled_by_the_list(
+    world: World, person_sees: Callable[[str], None]
+) -> None:
     world.settle()
     world.push(days=30)
     world.settle()
@@ -152,9 +177,15 @@ def test_a_revocation_whose_answer_is_lost_is_settled_by_the_list(world: World) 
     assert len(world.ours()) == 1
     assert world.calls("DELETE", "/api_keys") == 1
     assert world.status("ci")["state"] == "ok"
+    person_sees(world.told("revocation.failed")[0].why)
 
 
-def test_while_neon_answers_with_errors_nothing_is_revoked_and_then_all_is_caught_up(world: World) -> None:
+@pytest.mark.fault(
+    "Neon", "Neon answers 500 to everything for two days", "Nothing is revoked; afterwards all that was due is done."
+)
+def test_while_neon_answers_with_errors_nothing_is_revoked_and_then_all_is_caught_up(
+    world: World, person_sees: Callable[[str], None]
+) -> None:
     world.settle()
     world.push(days=30)
     world.settle()
@@ -167,9 +198,15 @@ def test_while_neon_answers_with_errors_nothing_is_revoked_and_then_all_is_caugh
     world.live_through(3600, step=300)
     assert len(world.ours()) == 1
     assert app(world) == world.neon.secret_of(world.ours()[0])
+    person_sees(world.told("list.unreadable")[0].why)
 
 
-def test_a_straggler_holds_the_revocation_until_it_stops(world: World) -> None:
+@pytest.mark.fault(
+    "Keys",
+    "The old key is still used after its grace period",
+    "It is not revoked before nobody has used it for a while; it is told who did.",
+)
+def test_a_straggler_holds_the_revocation_until_it_stops(world: World, person_sees: Callable[[str], None]) -> None:
     world.settle()
     (old,) = world.ours()
     secret = world.neon.secret_of(old)
@@ -187,9 +224,15 @@ def test_a_straggler_holds_the_revocation_until_it_stops(world: World) -> None:
 
     world.live_through(3 * 3600, step=300)
     assert old not in world.ours()
+    person_sees(world.told("revocation.held")[0].why)
 
 
-def test_a_file_that_lost_the_live_key_gets_a_new_one_at_once(world: World) -> None:
+@pytest.mark.fault(
+    "Sinks",
+    "A file sink's file is deleted by somebody",
+    "A new key is made at once and written there: the secret of the old one is nowhere else.",
+)
+def test_a_file_that_lost_the_live_key_gets_a_new_one_at_once(world: World, person_sees: Callable[[str], None]) -> None:
     world.settle()
     world.push(days=2)
     (world.folder / "raw.key").unlink()
@@ -198,9 +241,17 @@ def test_a_file_that_lost_the_live_key_gets_a_new_one_at_once(world: World) -> N
 
     assert raw(world) == app(world)
     assert world.works(raw(world))
+    person_sees(world.told("key.intended")[-1].why)
 
 
-def test_a_file_that_holds_something_else_is_left_alone_until_a_person_decides(world: World) -> None:
+@pytest.mark.fault(
+    "Sinks",
+    "Somebody writes something else into a file sink's file",
+    "It is left alone; nothing is rotated or revoked until a person decides.",
+)
+def test_a_file_that_holds_something_else_is_left_alone_until_a_person_decides(
+    world: World, person_sees: Callable[[str], None]
+) -> None:
     world.settle()
     world.push(days=31)
     (world.folder / "raw.key").write_text("somebody-else")
@@ -213,9 +264,13 @@ def test_a_file_that_holds_something_else_is_left_alone_until_a_person_decides(w
     world.order(OrderKind.ROTATE, "ci")
     world.settle()
     assert world.works(raw(world))
+    person_sees(world.told("sink.drifted")[0].why)
 
 
-def test_a_live_key_that_somebody_revoked_is_told_and_by_default_not_replaced(world: World) -> None:
+@pytest.mark.fault("Keys", "Somebody revokes the live key", "It is told; a new one is made when a person orders it.")
+def test_a_live_key_that_somebody_revoked_is_told_and_by_default_not_replaced(
+    world: World, person_sees: Callable[[str], None]
+) -> None:
     world.settle()
     (key,) = world.ours()
     world.neon.revoke_key(key)
@@ -228,9 +283,15 @@ def test_a_live_key_that_somebody_revoked_is_told_and_by_default_not_replaced(wo
     world.order(OrderKind.ROTATE, "ci")
     world.settle()
     assert world.works(raw(world))
+    person_sees(world.told("api_key.missing")[0].why)
 
 
-def test_a_live_key_that_somebody_revoked_is_replaced_if_the_policy_says_so(tmp_path: Path) -> None:
+@pytest.mark.fault(
+    "Keys", "Somebody revokes the live key of a policy with on_missing: replace", "A new one is made at once."
+)
+def test_a_live_key_that_somebody_revoked_is_replaced_if_the_policy_says_so(
+    tmp_path: Path, person_sees: Callable[[str], None]
+) -> None:
     world = World(tmp_path, TWO_FILES + "    on_missing: replace\n")
     try:
         world.settle()
@@ -238,11 +299,19 @@ def test_a_live_key_that_somebody_revoked_is_replaced_if_the_policy_says_so(tmp_
         world.live_through(3600, step=300)
         assert world.works(raw(world))
         assert world.status("ci")["state"] in ("ok", "retiring")
+        person_sees(world.told("key.intended")[-1].why)
     finally:
         world.close()
 
 
-def test_a_leaked_key_is_revoked_as_soon_as_its_successor_is_live(world: World) -> None:
+@pytest.mark.fault(
+    "People",
+    "A key leaked, and --leaked is ordered",
+    "The old key is revoked at the last receipt of the new one, and no sooner.",
+)
+def test_a_leaked_key_is_revoked_as_soon_as_its_successor_is_live(
+    world: World, person_sees: Callable[[str], None]
+) -> None:
     world.settle()
     (old,) = world.ours()
     world.push(days=1)
@@ -253,9 +322,15 @@ def test_a_leaked_key_is_revoked_as_soon_as_its_successor_is_live(world: World) 
     (new,) = world.ours()
     assert new != old
     assert app(world) == raw(world) == world.neon.secret_of(new)
+    person_sees(world.told("key.revoking")[-1].why)
 
 
-def test_a_leaked_key_is_revoked_before_anything_else_if_that_is_ordered(world: World) -> None:
+@pytest.mark.fault(
+    "People", "A key leaked, and --leaked --now is ordered", "The old key is revoked before there is a new one."
+)
+def test_a_leaked_key_is_revoked_before_anything_else_if_that_is_ordered(
+    world: World, person_sees: Callable[[str], None]
+) -> None:
     world.settle()
     world.push(days=1)
     world.order(OrderKind.ROTATE, "ci", leaked=True, now=True)
@@ -265,9 +340,13 @@ def test_a_leaked_key_is_revoked_before_anything_else_if_that_is_ordered(world: 
     methods = [seen.method for seen in world.neon.requests if seen.method in ("POST", "DELETE")]
     assert methods == ["POST", "DELETE", "POST"]
     assert world.works(raw(world))
+    person_sees(world.told("key.revoking")[-1].why)
 
 
-def test_an_operator_may_revoke_the_live_key_and_a_new_one_follows(world: World) -> None:
+@pytest.mark.fault("People", "An operator revokes the live key", "A new one is made at once.")
+def test_an_operator_may_revoke_the_live_key_and_a_new_one_follows(
+    world: World, person_sees: Callable[[str], None]
+) -> None:
     world.settle()
     (old,) = world.ours()
     world.push(days=1)
@@ -278,9 +357,13 @@ def test_an_operator_may_revoke_the_live_key_and_a_new_one_follows(world: World)
     (new,) = world.ours()
     assert new != old
     assert world.works(app(world))
+    person_sees(world.told("key.intended")[-1].why)
 
 
-def test_a_key_of_nobody_is_revoked_only_by_an_order_that_says_so(world: World) -> None:
+@pytest.mark.fault("People", "A key that no policy owns is to be revoked, without --unmanaged", "It is not touched.")
+def test_a_key_of_nobody_is_revoked_only_by_an_order_that_says_so(
+    world: World, person_sees: Callable[[str], None]
+) -> None:
     stranger = world.neon.create_key("terraform").id
     world.settle()
     world.live_through(200 * DAY, step=5 * DAY)
@@ -293,9 +376,11 @@ def test_a_key_of_nobody_is_revoked_only_by_an_order_that_says_so(world: World) 
     world.order(OrderKind.REVOKE, key_id=stranger, unmanaged=True)
     world.settle()
     assert stranger not in world.ours()
+    person_sees(world.told("order.lapsed")[0].why)
 
 
-def test_the_management_key_is_not_revoked_by_order(world: World) -> None:
+@pytest.mark.fault("People", "The management key is to be revoked by order", "It is not touched.")
+def test_the_management_key_is_not_revoked_by_order(world: World, person_sees: Callable[[str], None]) -> None:
     world.settle()
     world.order(OrderKind.REVOKE, key_id=world.neon.management_key_id, unmanaged=True)
 
@@ -303,6 +388,7 @@ def test_the_management_key_is_not_revoked_by_order(world: World) -> None:
 
     assert any(key.id == world.neon.management_key_id for key in world.neon.keys())
     assert "management key" in world.told("order.lapsed")[0].why
+    person_sees(world.told("order.lapsed")[0].why)
 
 
 def test_a_key_is_adopted_without_being_issued_anew(tmp_path: Path) -> None:
@@ -347,7 +433,10 @@ def test_a_lost_state_is_noticed_and_nothing_is_minted(world: World) -> None:
     assert len(world.ours()) == 2
 
 
-def test_a_policy_that_is_taken_out_leaves_its_key_alone(world: World) -> None:
+@pytest.mark.fault(
+    "People", "A policy is taken out of the configuration", "Its keys are left alone and listed as abandoned."
+)
+def test_a_policy_that_is_taken_out_leaves_its_key_alone(world: World, person_sees: Callable[[str], None]) -> None:
     world.settle()
     (key,) = world.ours()
     world.configure(TWO_FILES.replace("  ci:", "  other:"))
@@ -356,6 +445,7 @@ def test_a_policy_that_is_taken_out_leaves_its_key_alone(world: World) -> None:
 
     assert key in world.ours()
     assert world.status("ci")["state"] == "abandoned"
+    person_sees(world.status("ci")["next"]["why"])
 
 
 def test_a_renamed_policy_keeps_its_record(world: World) -> None:
@@ -535,7 +625,10 @@ def test_why_tells_how_a_held_key_is_used_and_who_has_moved(world: World) -> Non
     assert "198.51.100.4 has moved to the new key; 203.0.113.7 has not been seen with the new key yet" in told
 
 
-def test_with_usage_frozen_the_hold_says_that_the_signal_cannot_be_trusted(world: World) -> None:
+@pytest.mark.fault("Neon", "Neon's last_used_at does not change any more", "No old key is revoked on the word of it.")
+def test_with_usage_frozen_the_hold_says_that_the_signal_cannot_be_trusted(
+    world: World, person_sees: Callable[[str], None]
+) -> None:
     world.live_through(29 * DAY, step=DAY / 2)
     world.neon.fault("usage_frozen", on="list", times=None)
 
@@ -550,9 +643,17 @@ def test_with_usage_frozen_the_hold_says_that_the_signal_cannot_be_trusted(world
     world.neon.clear_faults()
     world.live_through(3 * 3600, step=900)
     assert len(world.ours()) == 1
+    person_sees(world.told("revocation.held")[0].why)
 
 
-def test_with_usage_frozen_for_good_the_key_is_kept_at_most_as_long_as_the_policy_says(tmp_path: Path) -> None:
+@pytest.mark.fault(
+    "Neon",
+    "Neon's last_used_at does not change for longer than hold.at_most",
+    "The policy's hold.then decides: the old key is kept, or revoked.",
+)
+def test_with_usage_frozen_for_good_the_key_is_kept_at_most_as_long_as_the_policy_says(
+    tmp_path: Path, person_sees: Callable[[str], None]
+) -> None:
     world = World(tmp_path, TWO_FILES + "    hold: {at_most: 2d, then: revoke}\n")
     try:
         world.live_through(29 * DAY, step=DAY / 2)
@@ -561,6 +662,7 @@ def test_with_usage_frozen_for_good_the_key_is_kept_at_most_as_long_as_the_polic
         assert len(world.ours()) == 2
         world.live_through(1.5 * DAY, step=3 * 3600)
         assert len(world.ours()) == 1
+        person_sees(world.told("key.revoking")[-1].why)
     finally:
         world.close()
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
@@ -68,7 +68,12 @@ def test_five_rotations_in_a_row_leave_one_key_that_works(world: World) -> None:
     assert world.status("admin")["live"]["generation"] == 5
 
 
-def test_the_first_run_explains_how_to_set_it_up(tmp_path: Path) -> None:
+@pytest.mark.fault(
+    "Keys",
+    "A policy is to rotate the management key, and its id is not known",
+    "Nothing is made; it is told what to set.",
+)
+def test_the_first_run_explains_how_to_set_it_up(tmp_path: Path, person_sees: Callable[[str], None]) -> None:
     world = World(tmp_path, POLICY.format(key=0).replace("    adopt: 0\n", ""))
     try:
         world.settle()
@@ -76,11 +81,19 @@ def test_the_first_run_explains_how_to_set_it_up(tmp_path: Path) -> None:
         status = world.status("admin")
         assert status["state"] == "refused"
         assert f"set adopt: {world.neon.management_key_id} and neon.api_key_id" in status["next"]["why"]
+        person_sees(status["next"]["why"])
     finally:
         world.close()
 
 
-def test_a_successor_that_neon_has_not_accepted_is_not_put_in_its_place(world: World) -> None:
+@pytest.mark.fault(
+    "Keys",
+    "Neon does not answer whether it accepts the new management key",
+    "The key in use stays in its file until Neon has accepted its successor.",
+)
+def test_a_successor_that_neon_has_not_accepted_is_not_put_in_its_place(
+    world: World, person_sees: Callable[[str], None]
+) -> None:
     world.settle()
     world.push(days=30)
     before = key_in_file(world)
@@ -93,15 +106,26 @@ def test_a_successor_that_neon_has_not_accepted_is_not_put_in_its_place(world: W
     world.live_through(120, step=20)
     assert key_in_file(world) != before
     assert world.works(key_in_file(world))
+    person_sees(next(event.why for event in world.told("policy.waiting") if "accepted" in event.why))
 
 
-def test_the_key_in_use_is_not_revoked_even_by_order(world: World) -> None:
+@pytest.mark.fault(
+    "Keys",
+    "The key that the service uses is to be revoked by order",
+    "It is not touched before its successor is in use.",
+)
+def test_the_key_in_use_is_not_revoked_even_by_order(world: World, person_sees: Callable[[str], None]) -> None:
     world.settle()
     world.order(OrderKind.REVOKE, "admin", key_id=world.neon.management_key_id)
 
     world.live_through(2 * 3600, step=600)
 
     assert [key.id for key in world.neon.keys()] == [world.neon.management_key_id]
+    person_sees(
+        world.status("admin")["older"][0]["held"]["why"]
+        if world.status("admin")["older"]
+        else world.status("admin")["next"]["why"]
+    )
 
 
 def test_a_rotation_has_as_many_boundaries_as_are_tried(world: World) -> None:

@@ -27,7 +27,14 @@ class TestApply:
         assert stage.rotator("apply").status == 0
         assert stage.ours == [key]
 
-    def test_a_sink_that_is_down_is_retried_until_the_time_is_over(self, a_stage: Callable[..., Stage]) -> None:
+    @pytest.mark.fault(
+        "Sinks",
+        "A webhook answers 500",
+        "The hand-off is tried again with the same key; a key whose secret is lost with the process is replaced.",
+    )
+    def test_a_sink_that_is_down_is_retried_until_the_time_is_over(
+        self, a_stage: Callable[..., Stage], person_sees: Callable[[str], None]
+    ) -> None:
         """Then it ends with 1, and nothing is lost: the next one, with the sink up again, mends it."""
         stage = a_stage()
         receiver = stage.receiver()
@@ -50,6 +57,7 @@ class TestApply:
         newest = stage.ours[-1]
         assert receiver.requests[-1].json["data"]["key"]["id"] == newest != lost
         assert stage.policy()["live"]["id"] == newest
+        person_sees(policy["last_error"])
 
     def test_a_sink_that_comes_back_in_time_gets_the_same_key(self, a_stage: Callable[..., Stage]) -> None:
         """The secret is kept in hand while it is retried."""
@@ -61,7 +69,8 @@ class TestApply:
         assert len(receiver.requests) == 3
         assert len(stage.ours) == 1
 
-    def test_a_sink_that_is_plainly_down_costs_no_key(self, stage: Stage) -> None:
+    @pytest.mark.fault("Sinks", "A file sink's folder is not there", "It is found out before Neon is asked for a key.")
+    def test_a_sink_that_is_plainly_down_costs_no_key(self, stage: Stage, person_sees: Callable[[str], None]) -> None:
         """As a folder that is not there."""
         stage.configure(ONE_POLICY.replace("app.env", "nowhere/app.env"))
         ended = stage.rotator("apply", "--timeout", "2s")
@@ -69,6 +78,7 @@ class TestApply:
         assert "sink app is not ready" in ended.err
         assert "create its folder" in ended.err
         assert stage.created() == 0
+        person_sees(stage.policy()["last_error"])
 
     @pytest.mark.parametrize("how", ["refuses", "hangs"])
     def test_sigterm_ends_it_soon_and_its_retries_with_it(self, a_stage: Callable[..., Stage], how: str) -> None:
@@ -113,13 +123,15 @@ class TestApply:
         assert stage.policy()["live"]["id"] == first
         assert len(stage.ours) == 2
 
-    def test_beside_a_service_it_gives_way(self, stage: Stage) -> None:
+    @pytest.mark.fault("Process", "apply is run beside a running service", "It ends with 1 before it does anything.")
+    def test_beside_a_service_it_gives_way(self, stage: Stage, person_sees: Callable[[str], None]) -> None:
         """It names the process that holds the state."""
         service = stage.serve()
         ended = stage.rotator("apply")
         assert (ended.status, ended.out) == (1, "")
         assert f"process {service.pid} " in ended.err
         assert "rotator run" in ended.err
+        person_sees(ended.err)
 
 
 def a_hook(url: str, timeout: str = "2s", rest: str = "") -> str:
@@ -166,7 +178,14 @@ class TestRotate:
         assert ended.out.endswith(f"(id {stage.ours[-1]}) is live\n")
         assert len(receiver.requests) == 3
 
-    def test_with_wait_it_does_not_wait_for_a_service_that_is_gone(self, a_stage: Callable[..., Stage]) -> None:
+    @pytest.mark.fault(
+        "People",
+        "The service dies while rotate --wait waits for it",
+        "The command ends with 1; the rotation is taken up at the next start.",
+    )
+    def test_with_wait_it_does_not_wait_for_a_service_that_is_gone(
+        self, a_stage: Callable[..., Stage], person_sees: Callable[[str], None]
+    ) -> None:
         """The order stands, and it says what became of it."""
         stage = a_stage()
         receiver = stage.receiver()
@@ -179,8 +198,16 @@ class TestRotate:
         ended = stage.finish(process)
         assert (ended.status, ended.out) == (1, "")
         assert "the service has ended" in ended.err
+        person_sees(ended.err)
 
-    def test_with_wait_it_does_not_wait_for_what_needs_a_person(self, a_stage: Callable[..., Stage]) -> None:
+    @pytest.mark.fault(
+        "Sinks",
+        "A webhook answers 410",
+        "No key is made for it any more until its settings change or a rotation is ordered.",
+    )
+    def test_with_wait_it_does_not_wait_for_what_needs_a_person(
+        self, a_stage: Callable[..., Stage], person_sees: Callable[[str], None]
+    ) -> None:
         """As a sink that wants no more keys."""
         stage = a_stage()
         receiver = stage.receiver()
@@ -191,6 +218,7 @@ class TestRotate:
         assert (ended.status, ended.out) == (1, "")
         assert "sink hook answered 410 Gone" in ended.err
         assert "change or remove it in the configuration" in ended.err
+        person_sees(ended.err)
 
     @pytest.mark.fault(
         "People",
@@ -208,7 +236,14 @@ class TestRotate:
         service.wait_for("rotation.live", policy="web")
         assert stage.rotator("rotate", "web", "--wait").status == 0
 
-    def test_an_order_that_the_service_cannot_begin_ends_with_1(self, stage: Stage) -> None:
+    @pytest.mark.fault(
+        "People",
+        "A rotation is ordered that cannot begin now",
+        "The order stands for an hour, and the command ends with 1.",
+    )
+    def test_an_order_that_the_service_cannot_begin_ends_with_1(
+        self, stage: Stage, person_sees: Callable[[str], None]
+    ) -> None:
         """It says why, and that the order stands; which is so."""
         folder = stage.folder / "away"
         folder.mkdir()
@@ -222,6 +257,7 @@ class TestRotate:
         (stage.folder / "moved").rename(folder)
         service.signal(signal.SIGHUP)
         service.wait_for("rotation.live", times=2)
+        person_sees(ended.err)
 
     def test_leaked_revokes_the_old_key_at_the_last_receipt(self, stage: Stage) -> None:
         """Not before: whoever uses it is not left without one."""
@@ -232,7 +268,14 @@ class TestRotate:
         assert stage.app() == stage.neon.secret_of(new)
         assert [r.method for r in stage.neon.requests if r.method in ("POST", "DELETE")] == ["POST", "POST", "DELETE"]
 
-    def test_a_leaked_key_that_is_not_revoked_yet_is_not_passed_over(self, stage: Stage) -> None:
+    @pytest.mark.fault(
+        "Neon",
+        "Neon answers 500 to the revocation of a leaked key",
+        "The command ends with 1, though the new key is live; it is tried again for ever.",
+    )
+    def test_a_leaked_key_that_is_not_revoked_yet_is_not_passed_over(
+        self, stage: Stage, person_sees: Callable[[str], None]
+    ) -> None:
         """The new key is live, and the one that leaked still works: that is a failure."""
         stage.settle()
         (old,) = stage.ours
@@ -241,6 +284,7 @@ class TestRotate:
         assert ended.status == 1
         assert f"key {old}" in ended.err.splitlines()[-1]
         assert "not revoked yet" in ended.err.splitlines()[-1]
+        person_sees(ended.err.splitlines()[-1])
 
     def test_leaked_now_needs_a_yes(self, stage: Stage) -> None:
         """Without a terminal it is a mistake to leave it out; with it, the old key goes first."""
@@ -340,13 +384,18 @@ class TestRevoke:
         assert "is the management key" in ended.err
         assert stage.revocations() == 0
 
-    def test_a_key_that_is_not_there_cannot_be_revoked(self, stage: Stage) -> None:
+    @pytest.mark.fault("People", "A key that is not there is to be revoked", "Nothing happens, with 1.")
+    def test_a_key_that_is_not_there_cannot_be_revoked(self, stage: Stage, person_sees: Callable[[str], None]) -> None:
         ended = stage.rotator("revoke", "7", "--yes")
         assert (ended.status, ended.out) == (1, "")
         assert "there is no key 7" in ended.err
         assert "rotator keys" in ended.err
+        person_sees(ended.err)
 
-    def test_without_a_terminal_it_needs_a_yes(self, stage: Stage) -> None:
+    @pytest.mark.fault(
+        "People", "A key is to be revoked without a terminal and without --yes", "Nothing happens, with 2."
+    )
+    def test_without_a_terminal_it_needs_a_yes(self, stage: Stage, person_sees: Callable[[str], None]) -> None:
         """It still says what it would have revoked."""
         stage.settle()
         (key,) = stage.ours
@@ -355,6 +404,7 @@ class TestRevoke:
         assert f"Key {key} " in ended.err
         assert "--yes" in ended.err
         assert stage.ours == [key]
+        person_sees(ended.err.splitlines()[-1])
 
     @pytest.mark.parametrize(("answer", "status"), [("y", 0), ("n", 1), ("", 1)], ids=["yes", "no", "nothing"])
     def test_on_a_terminal_it_asks(self, stage: Stage, answer: str, status: int) -> None:
@@ -376,7 +426,14 @@ class TestRevoke:
         assert (ended.status, ended.out) == (1, "")
         assert f"key {key} is not revoked yet: Neon did not confirm" in ended.err.splitlines()[-1]
 
-    def test_a_key_of_nobody_that_the_service_cannot_revoke_is_told_at_once(self, stage: Stage) -> None:
+    @pytest.mark.fault(
+        "Neon",
+        "Neon answers 500 to an ordered revocation of a key that no policy owns",
+        "The order lapses at once, with 1: nobody else would know of it.",
+    )
+    def test_a_key_of_nobody_that_the_service_cannot_revoke_is_told_at_once(
+        self, stage: Stage, person_sees: Callable[[str], None]
+    ) -> None:
         """The order has lapsed, so there is nothing to wait for."""
         stage.serve()
         nobodys = stage.neon.create_key("by-hand").id
@@ -387,6 +444,7 @@ class TestRevoke:
         assert f"key {nobodys} is not revoked" in ended.err
         assert "order it again" in ended.err
         assert time.monotonic() - began < 20
+        person_sees(ended.err.splitlines()[-1])
 
 
 def name_of(stage: Stage, key_id: int) -> str:
@@ -408,7 +466,14 @@ class TestPause:
         assert stage.rotator("apply").status == 0
         assert len(stage.ours) == 1
 
-    def test_nothing_is_revoked_while_a_policy_is_paused(self, stage: Stage) -> None:
+    @pytest.mark.fault(
+        "People",
+        "A key of a paused policy is to be revoked",
+        "Nothing happens, with 1, and nothing is left that would take effect later.",
+    )
+    def test_nothing_is_revoked_while_a_policy_is_paused(
+        self, stage: Stage, person_sees: Callable[[str], None]
+    ) -> None:
         """An order says so at once, and leaves nothing behind that would take effect later."""
         stage.settle()
         assert stage.rotator("pause").out == "paused: ci\n"
@@ -420,6 +485,7 @@ class TestPause:
         assert stage.rotator("resume").out == "resumed: ci\n"
         assert stage.rotator("apply").status == 0
         assert stage.ours == [key]
+        person_sees(ended.err.splitlines()[-1])
 
     def test_a_service_stops_and_goes_on_within_seconds(self, a_stage: Callable[..., Stage]) -> None:
         """One policy or all; the others go on meanwhile."""

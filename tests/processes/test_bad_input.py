@@ -383,7 +383,12 @@ def content(stage: Stage) -> list[str]:
 # The sandbox, and addresses in use
 
 
-def test_an_address_that_is_in_use(stage: Stage) -> None:
+@pytest.mark.fault(
+    "Process",
+    "Another program listens on the address of the service's pages",
+    "It ends with 1 before it does anything.",
+)
+def test_an_address_that_is_in_use(stage: Stage, person_sees: Callable[[str], None]) -> None:
     """Of the sandbox, and of the service's own pages."""
     with socket.create_server(("127.0.0.1", 0)) as taken:
         address = f"127.0.0.1:{taken.getsockname()[1]}"
@@ -398,6 +403,7 @@ def test_an_address_that_is_in_use(stage: Stage) -> None:
         assert address in ended.err
         assert "Address already in use" in ended.err
     assert stage.created() == 0
+    person_sees(ended.err)
 
 
 @pytest.mark.parametrize(

@@ -254,14 +254,23 @@ class TestLoadingAgain:
         stage.rotator("rotate", "ci", "--wait")
         assert len(stage.ours) == 2
 
-    def test_a_file_that_is_gone_changes_nothing(self, stage: Stage) -> None:
+    @pytest.mark.fault(
+        "People", "The configuration's file is gone when SIGHUP comes", "The configuration stays as it was."
+    )
+    def test_a_file_that_is_gone_changes_nothing(self, stage: Stage, person_sees: Callable[[str], None]) -> None:
         service = stage.serve()
         stage.config.unlink()
         service.signal(signal.SIGHUP)
         assert str(stage.config) in service.wait_for("config.refused")["why"]
         assert service.end()[0] == 0
+        person_sees(service.told("config.refused")[0]["why"])
 
-    def test_another_state_or_address_needs_a_restart(self, stage: Stage) -> None:
+    @pytest.mark.fault(
+        "People",
+        "Another state and address are in the configuration when SIGHUP comes",
+        "The rest is taken up; these two need a restart.",
+    )
+    def test_another_state_or_address_needs_a_restart(self, stage: Stage, person_sees: Callable[[str], None]) -> None:
         """It says so, and takes the rest."""
         service = stage.serve()
         stage.configure(f"state: sqlite:///other.db\nlisten: 127.0.0.1:{a_free_port()}{ONE_POLICY}")
@@ -273,6 +282,7 @@ class TestLoadingAgain:
         assert "listen" in told[1]
         assert all("restart" in why for why in told)
         assert not (stage.folder / "other.db").exists()
+        person_sees("; ".join(told))
 
     def test_a_hand_off_that_waits_is_tried_at_once(self, a_stage: Callable[..., Stage]) -> None:
         """As when the receiver's address was wrong."""
@@ -307,17 +317,30 @@ class TestOneAtATime:
         assert service.running
         person_sees(ended.err)
 
-    def test_after_a_kill_the_next_one_starts_at_once(self, stage: Stage) -> None:
+    @pytest.mark.fault(
+        "Process",
+        "A service was killed, and its lock's file is still there",
+        "The next one starts at once: the lock itself ended with the process.",
+    )
+    def test_after_a_kill_the_next_one_starts_at_once(self, stage: Stage, person_sees: Callable[[str], None]) -> None:
         """The lock ends with the process."""
         stage.serve().kill()
         assert stage.status()["leader"] is False
         stage.serve()
         assert stage.status()["leader"] is True
         assert len(stage.ours) == 1
+        person_sees(stage.rotator("status").out.splitlines()[-1].split(";")[1].strip())
 
 
 class TestTroubleWithNeon:
-    def test_it_starts_while_neon_cannot_be_reached_and_recovers(self, stage: Stage) -> None:
+    @pytest.mark.fault(
+        "Neon",
+        "Neon refuses connections when the service starts",
+        "It starts all the same, and goes on once Neon answers.",
+    )
+    def test_it_starts_while_neon_cannot_be_reached_and_recovers(
+        self, stage: Stage, person_sees: Callable[[str], None]
+    ) -> None:
         stage.neon.stop()
         service = stage.serve(ready=False)
         why = service.wait_for("list.unreadable")["why"]
@@ -325,6 +348,7 @@ class TestTroubleWithNeon:
         stage.neon.start()
         service.wait_for("rotation.live")
         assert stage.works(stage.app())
+        person_sees(why)
 
     @pytest.mark.fault(
         "Neon",
@@ -339,8 +363,15 @@ class TestTroubleWithNeon:
         stage.neon.start()
         assert stage.rotator("rotate", "ci", "--wait").status == 0
 
+    @pytest.mark.fault(
+        "Keys",
+        "The management key is refused, from the start or while the service runs",
+        "Nothing is done, and nothing asked in a hurry; another key in its file is taken up by itself.",
+    )
     @pytest.mark.parametrize("when", ["from the start", "while it runs"])
-    def test_a_refused_key_is_told_and_its_successor_taken_up(self, stage: Stage, when: str) -> None:
+    def test_a_refused_key_is_told_and_its_successor_taken_up(
+        self, stage: Stage, when: str, person_sees: Callable[[str], None]
+    ) -> None:
         """Without a restart; and while it lasts, nothing is asked in a hurry."""
         if when == "from the start":
             stage.write_key("not-a-key-of-neons")
@@ -360,8 +391,14 @@ class TestTroubleWithNeon:
         else:
             assert stage.rotator("rotate", "ci", "--wait").status == 0
         assert stage.works(stage.app())
+        person_sees(refused["why"])
 
-    def test_a_key_file_that_comes_later_is_taken_up(self, stage: Stage) -> None:
+    @pytest.mark.fault(
+        "Keys",
+        "The management key's file is not there when the service starts",
+        "It stays up, and takes the file up when it is there.",
+    )
+    def test_a_key_file_that_comes_later_is_taken_up(self, stage: Stage, person_sees: Callable[[str], None]) -> None:
         """Until then it says what is missing."""
         stage.key_file.unlink()
         service = stage.serve(ready=False)
@@ -369,6 +406,7 @@ class TestTroubleWithNeon:
         assert f"file {stage.key_file} cannot be read: No such file or directory" in why
         stage.write_key(stage.neon.management_key)
         service.wait_for("rotation.live")
+        person_sees(why)
 
 
 class TestSlowSinks:
@@ -410,7 +448,14 @@ def order_stands(stage: Stage) -> float:
 
 
 class TestTheState:
-    def test_without_its_state_it_stays_up_and_changes_nothing(self, stage: Stage) -> None:
+    @pytest.mark.fault(
+        "State",
+        "The state's file is moved away and back while the service runs",
+        "It stays up and changes nothing outside; goes on when the file is back.",
+    )
+    def test_without_its_state_it_stays_up_and_changes_nothing(
+        self, stage: Stage, person_sees: Callable[[str], None]
+    ) -> None:
         """It says so, and goes on when the state is back."""
         service = stage.serve()
         away = stage.folder / "away.db"
@@ -426,6 +471,7 @@ class TestTheState:
         away.rename(stage.state)
         service.wait_for("rotation.live", times=2)
         assert stage.works(stage.app())
+        person_sees(service.told("state.unavailable")[0]["why"])
 
 
 class TestThePoll:
@@ -438,7 +484,14 @@ class TestThePoll:
         assert stage.app() == stage.neon.secret_of(stage.ours[-1])
         assert stage.ours[-1] != old
 
-    def test_unused_keys_are_flagged_once_and_told(self, a_stage: Callable[..., Stage]) -> None:
+    @pytest.mark.fault(
+        "Keys",
+        "A key is not used for a hundred days",
+        "It is flagged and told once, and again when it is used; nothing happens to it.",
+    )
+    def test_unused_keys_are_flagged_once_and_told(
+        self, a_stage: Callable[..., Stage], person_sees: Callable[[str], None]
+    ) -> None:
         """Signed, without a secret, again and again until the receiver has taken it; and once they are used again."""
         stage = a_stage()
         receiver = stage.receiver()
@@ -472,6 +525,7 @@ class TestThePoll:
             stage.look_over(request.body.decode() + json.dumps(request.headers))
         ids = [(request.headers["webhook-id"], request.json["type"]) for request in receiver.requests]
         assert len(set(dict(ids).values())) == len(dict(ids)) == 3  # one id an event, however often sent
+        person_sees(data["why"])
 
     def test_a_restart_flags_nothing_again(self, stage: Stage) -> None:
         stage.neon.set_clock(-100 * DAY)

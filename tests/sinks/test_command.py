@@ -10,6 +10,7 @@ import sys
 import textwrap
 import threading
 import time
+from collections.abc import Callable
 from datetime import timedelta
 from pathlib import Path
 from typing import Any
@@ -237,13 +238,21 @@ def a_family(folder: Path, last: str) -> tuple[str, Path]:
     return f"{FAMILY.format(pids=pids)}\n{last}", pids
 
 
-def test_past_the_time_out_nothing_of_the_command_is_left_not_even_what_hid(tmp_path: Path) -> None:
+@pytest.mark.fault(
+    "Sinks",
+    "A command hangs, and has started others in sessions of their own",
+    "All of them are killed at the time-out; the hand-off is tried again.",
+)
+def test_past_the_time_out_nothing_of_the_command_is_left_not_even_what_hid(
+    tmp_path: Path, person_sees: Callable[[str], None]
+) -> None:
     script, pids = a_family(tmp_path, "trap '' TERM; sleep 600")
     begun = time.monotonic()
-    with pytest.raises(TryLater, match="the program sh did not end within 1 s and was killed"):
+    with pytest.raises(TryLater, match="the program sh did not end within 1 s and was killed") as hung:
         deliver(a_shell_sink(script, timeout="1s"))
     assert time.monotonic() - begun < 6
     assert [pid for pid in pids_in(pids, 3) if is_alive(pid)] == []
+    person_sees(str(hung.value))
 
 
 def test_children_may_go_on_after_the_receipt_until_the_time_out(tmp_path: Path) -> None:
@@ -312,12 +321,19 @@ def test_a_supervisor_that_is_told_to_end_takes_the_command_with_it(tmp_path: Pa
     assert not any(is_alive(pid) for pid in family)
 
 
-def test_a_supervisor_that_is_killed_takes_the_command_with_it_and_is_no_receipt(tmp_path: Path) -> None:
+@pytest.mark.fault(
+    "Process", "The supervisor of a command is killed", "The command dies with it, and that is no receipt."
+)
+def test_a_supervisor_that_is_killed_takes_the_command_with_it_and_is_no_receipt(
+    tmp_path: Path, person_sees: Callable[[str], None]
+) -> None:
     delivery = Delivery(a_shell_sink(f"echo $$ > {tmp_path}/pids; exec sleep 600"))
     (pid,) = pids_in(tmp_path / "pids", 1)
     os.kill(supervisor_of(pid), signal.SIGKILL)
-    assert "its supervisor did not say how" in str(delivery.end(5))
+    said = str(delivery.end(5))
+    assert "its supervisor did not say how" in said
     until(lambda: not is_alive(pid), limit=5)
+    person_sees(said)
 
 
 def test_no_descriptor_or_process_is_left_here(tmp_path: Path) -> None:

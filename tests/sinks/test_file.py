@@ -6,6 +6,7 @@ import os
 import stat
 import threading
 import time
+from collections.abc import Callable
 from contextlib import suppress
 from datetime import timedelta
 from pathlib import Path
@@ -281,8 +282,11 @@ def test_after_write_runs_once_the_file_is_there_and_knows_the_key_but_not_its_s
     }
 
 
+@pytest.mark.fault(
+    "Sinks", "A file sink's after_write fails", "That is no receipt: the hand-off is tried again, until it succeeds."
+)
 def test_an_after_write_that_fails_is_no_receipt_and_its_output_is_not_told(
-    tmp_path: Path, capfd: pytest.CaptureFixture[str]
+    tmp_path: Path, capfd: pytest.CaptureFixture[str], person_sees: Callable[[str], None]
 ) -> None:
     sink = a_file_sink(
         tmp_path / "key", after_write=["sh", "-c", f"cat {tmp_path}/key; cat {tmp_path}/key >&2; exit 7"]
@@ -293,6 +297,7 @@ def test_an_after_write_that_fails_is_no_receipt_and_its_output_is_not_told(
     assert str(failed.value) == "the program sh ended with exit status 7; its own log may say why"
     assert "".join(capfd.readouterr()) == ""
     assert sink.contents() == secret.fingerprint
+    person_sees(str(failed.value))
 
 
 def test_an_after_write_that_hangs_is_killed_at_the_time_out(tmp_path: Path) -> None:

@@ -279,12 +279,16 @@ def test_an_answer_that_cannot_be_made_out_is_no_receipt(sink_for: SinkFor, answ
     assert "failed before its answer was complete" in str(failed)
 
 
-def test_nobody_listens(sink_for: SinkFor) -> None:
+@pytest.mark.fault(
+    "Sinks", "Nobody listens where a webhook should be", "The hand-off is tried again, with the same key."
+)
+def test_nobody_listens(sink_for: SinkFor, person_sees: Callable[[str], None]) -> None:
     with socket.create_server(("127.0.0.1", 0)) as closed:
         port = closed.getsockname()[1]
     failed = failure_of(sink_for(f"http://127.0.0.1:{port}/hooks"))
     assert isinstance(failed, TryLater)
     assert str(failed) == "127.0.0.1 refused the connection"
+    person_sees(str(failed))
 
 
 @pytest.mark.parametrize("host", ["no-such-host.invalid", "a..b", "x" * 70 + ".example"])
