@@ -112,7 +112,10 @@ def judge(
     `vouched` whether `GET /auth` has just succeeded.
     """
     if own is not None and own not in listing.keys:
-        doubt = "Neon's list lacks the management key itself, so it is not believed"
+        doubt = (
+            "Neon's list lacks the management key itself, so it is not believed; if neon.api_key_id is another key's, "
+            "correct it"
+        )
         return replace(listing, doubt=doubt), Judgement()
     if listing.account == PERSONAL and not listing.keys:
         return replace(listing, doubt="Neon's list is empty, so it is not believed"), Judgement()

@@ -31,6 +31,7 @@ class Outside:
         self._fingerprints: dict[str, dict[int, str]] = {}
         self._unseen = Unseen()
         self._measured: int | None = None
+        self._homes: dict[str, int] = {}
         self._guard = threading.Lock()
         self.lists = Lists(self._read, self._known, self._own_id, self._vouch)
 
@@ -119,10 +120,12 @@ class Outside:
             return {key_id for kept in self._index.values() for where, key_id in kept if where == account}
 
     def _own_id(self, account: str) -> int | None:
+        """Our key, if this account's lists have ever held it: only then are they lists of our own account."""
         known = next(iter(self.own({})), None)
         newest = self.lists.newest().get(account)
-        # Only a list that has held our key before is one of our own account.
-        return known if known is not None and newest is not None and known in newest.keys else None
+        if known is not None and newest is not None and known in newest.keys:
+            self._homes[account] = known
+        return known if known is not None and self._homes.get(account) == known else None
 
     def _vouch(self) -> bool:
         self.setup.provider.whoami()

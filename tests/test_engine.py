@@ -201,6 +201,21 @@ def test_while_neon_answers_with_errors_nothing_is_revoked_and_then_all_is_caugh
     person_sees(world.told("list.unreadable")[0].why)
 
 
+def test_a_list_without_the_management_key_is_not_believed_however_often_it_comes(world: World) -> None:
+    world.settle()
+    world.push(days=30)
+    world.settle()
+    world.neon.fault("partial_list", on="list", times=None, omit=[world.neon.management_key_id])
+
+    world.live_through(2 * DAY, step=3600)
+    assert len(world.ours()) == 2
+    assert "lacks the management key itself" in world.status("ci")["next"]["why"]
+
+    world.neon.clear_faults()
+    world.live_through(3600, step=900)
+    assert len(world.ours()) == 1
+
+
 @pytest.mark.fault(
     "Keys",
     "The old key is still used after its grace period",
