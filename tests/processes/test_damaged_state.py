@@ -18,6 +18,8 @@ from sinks.builders import until
 from world import World
 
 from rotator.errors import StateUnavailable
+from rotator.model import OrderKind
+from rotator.store import Store
 
 from .disks import a_small_disk
 from .stage import ONE_POLICY, PATIENCE, Stage, a_free_port
@@ -178,6 +180,39 @@ def test_while_running(tmp_path: Path, damage: Damage, person_sees: Sees) -> Non
         assert world.ours() == [key]
         assert (world.calls("POST", "/"), world.calls("DELETE", "/")) == (1, 0)
         assert (tmp_path / "app.key").read_text().strip() == world.neon.secret_of(key)
+    finally:
+        world.close()
+
+
+@pytest.mark.fault(
+    "State",
+    "The state is restored from a backup that is older than the last rotation",
+    "Nothing is rotated or revoked before a person decides: the sinks hold what the state does not know.",
+)
+def test_an_older_backup(tmp_path: Path, person_sees: Sees) -> None:
+    world = World(tmp_path, ONE_FILE)
+    state = tmp_path / "rotator.db"
+    try:
+        world.settle()
+        (old,) = world.ours()
+        world.store.close()
+        backup = state.read_bytes()
+        world.push(days=30)
+        world.settle()
+        world.store.close()
+        state.write_bytes(backup)
+        world.store = Store(world.config.state)
+        world.restart()
+        world.live_through(40 * 86_400, step=86_400)
+        assert world.ours()[0] == old
+        assert len(world.ours()) == 2
+        person_sees(world.status("ci")["next"]["why"])
+        world.order(OrderKind.ROTATE, "ci")
+        world.settle()
+        world.live_through(2 * 86_400, step=3_600)
+        assert world.status("ci")["state"] == "ok"
+        assert (tmp_path / "app.key").read_text().strip() == world.neon.secret_of(world.ours()[-1])
+        assert old not in world.ours()
     finally:
         world.close()
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
+import pytest
 from sinks.builders import until
 
 from .stage import PATIENCE, Stage
@@ -26,8 +27,13 @@ policies:
 """
 
 
+@pytest.mark.fault(
+    "Process",
+    "SIGKILL at every boundary while the management key rotates itself",
+    "The key in its file works at every moment, and in the end it is the only one.",
+)
 def test_killed_at_every_boundary_of_five_rotations_and_more_it_is_never_locked_out(
-    a_stage: Callable[..., Stage],
+    a_stage: Callable[..., Stage], person_sees: Callable[[str], None]
 ) -> None:
     killer = Killer()
     stage = a_stage(observer=killer.sees)
@@ -50,4 +56,6 @@ def test_killed_at_every_boundary_of_five_rotations_and_more_it_is_never_locked_
     assert stage.policy("admin")["live"]["generation"] >= 5
     (key,) = stage.neon.keys()
     assert stage.key_file.read_text().strip() == stage.neon.secret_of(key.id)
-    assert stage.rotator("check", "--online").status == 0
+    ended = stage.rotator("check", "--online")
+    assert ended.status == 0
+    person_sees(ended.out)
