@@ -303,6 +303,7 @@ at() {{ if [ "$(cat at)" = "$1" ]; then : > at; kill -KILL "$(cat pid)"; exec sl
         stage.configure(text.replace("policies:", "  job: {type: command, run: [./job], timeout: 1s}\npolicies:"))
 
     configure("2s")
+    passed = 0.0
     service = serve()
     consumers = {"file": stage.app, "hook": lambda: hook.get("secret"), "job": lambda: stage.app("job.key")}
     with using(stage, consumers) as refused:
@@ -311,6 +312,8 @@ at() {{ if [ "$(cat at)" = "$1" ]; then : > at; kill -KILL "$(cat pid)"; exec sl
             killer.await_(boundary)
             until(lambda: not service.running, PATIENCE)  # noqa: B023
             service.kill()
+            passed += 3.0
+            stage.neon.set_clock(passed)  # what was offered is long taken in
             service = serve()
             if boundary == "the command has stored":
                 orphaned = service.told("key.orphaned")[0]["why"]

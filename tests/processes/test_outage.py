@@ -14,12 +14,13 @@ import urllib.request
 from collections.abc import Callable
 
 import pytest
+from sinks.builders import until
 
 from .stage import ONE_POLICY, Service, Stage, a_free_port
 from .test_full_disk import order, ready
 from .test_killed import accounts_for_everything, using
 
-SECONDS = float(os.environ.get("ROTATOR_OUTAGE_SECONDS", "4"))
+SECONDS = float(os.environ.get("ROTATOR_OUTAGE_SECONDS", "3"))
 COMMAND = "ROTATOR_OUTAGE_SECONDS=150 python -m pytest -n 3 tests/processes/test_outage.py"
 POLL = 2.0
 DOES = "It stays up, not ready, asks with every poll and retries ever more rarely; no consumer notices."
@@ -37,15 +38,17 @@ def answers_503(stage: Stage) -> None:
     stage.neon.fault("unavailable", on="any", times=None)
 
 
-def away(name: str) -> pytest.MarkDecorator:
-    return pytest.mark.fault("Neon", f"Neon {name} for longer than every time-out", DOES, command=COMMAND)
+def away(fault: str) -> pytest.MarkDecorator:
+    return pytest.mark.fault("Neon", fault, DOES, command=COMMAND)
 
 
 @pytest.mark.parametrize(
     ("begin", "says"),
     [
-        pytest.param(refuses, "refused the connection", marks=away("refuses connections")),
-        pytest.param(answers_503, "HTTP 503", marks=away("answers 503")),
+        pytest.param(
+            refuses, "refused the connection", marks=away("Neon refuses connections for longer than every time-out")
+        ),
+        pytest.param(answers_503, "HTTP 503", marks=away("Neon answers 503 for longer than every time-out")),
     ],
     ids=["refuses", "answers 503"],
 )
@@ -88,7 +91,7 @@ def survives(stage: Stage, begin: Callable[[Stage], None], look: Callable[[Servi
         stage.neon.start()
         service.wait_for("rotation.live", times=2, within=60 + 2 * SECONDS)
         assert refused == []
-    assert ready(port) == (200, "leader\n")
+    until(lambda: ready(port) == (200, "leader\n"))
     assert stage.works(stage.app())
     accounts_for_everything(stage)
 
