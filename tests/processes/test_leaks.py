@@ -21,7 +21,7 @@ from sinks.builders import Reply, Request, a_signing_secret, until
 
 from . import echo
 from .echo import Echo
-from .stage import PATIENCE, Stage, a_free_port
+from .stage import HOME, PATIENCE, Stage, a_free_port
 
 Sees = Callable[[str], None]
 # The management key's file, what two sinks hold, and the configuration, whose URL has a token as an operator wrote it.
@@ -38,13 +38,38 @@ sinks:
   hook: {{type: webhook, url: "{url}?token={token}", signing_secret: {{env: HOOK_SECRET}}, timeout: 20s}}
   app: {{type: file, path: app.env, format: dotenv, variable: NEON_API_KEY, after_write: [cat, "{folder}/app.env"]}}
   store: {{type: command, run: [./store], timeout: 20s}}
+  faulty: {{type: faulty}}
+notify: [hook]
 policies:
   ci:
     rotate: {{every: 30d}}
     grace_period: 1s
     hold: {{while_old_key_used_within: 0s}}
     deliver_to: [app, hook, store]
-notify: [hook]
+"""
+FAULTY_SINK = """
+from rotator import fields
+from rotator.model import SinkRef
+
+
+class FaultySink:
+    class Settings(fields.Settings):
+        pass
+
+    def __init__(self, name, settings):
+        self.ref = SinkRef(name, f"faulty:{name}")
+
+    def check(self, *, probe=False):
+        pass
+
+    def deliver(self, hand_off, secret):
+        raise RuntimeError(f"it was {secret.reveal()}")
+
+    def stop(self):
+        pass
+"""
+FAULTY_POLICY = """
+  faulty: {rotate: {every: 30d}, deliver_to: [faulty]}
 """
 MISPLACED = """
 neon: {{api_key: {0}, api_url: "https://x:{0}@console.neon.tech/?{1}"}}
@@ -76,15 +101,17 @@ class Trial:
         self.misplaced = ["napi_" + secrets.token_hex(32), a_signing_secret().replace("=", "")]
         self.port = a_free_port()
         stage.script("store", STORE.format(folder=stage.folder))
+        install(stage.folder / "packages", FAULTY_SINK)
+        stage.environment["PYTHONPATH"] = f"{HOME}:{stage.folder / 'packages'}"
         self.configure()
         stage.faults_of_ours = True
         self.seen: dict[str, str] = {}
         self.processes: dict[str, bytes] = {}
         self.service = stage.serve(ready=False)
 
-    def configure(self) -> None:
+    def configure(self, more: str = "") -> None:
         text = POLICIES.format(folder=self.stage.folder, port=self.port, url=self.receiver.url, token=self.token)
-        self.stage.configure(text, api_url=self.echo.url)
+        self.stage.configure(text + more, api_url=self.echo.url)
 
     def canaries(self, *, environment: bool = False) -> Canaries:
         """All that was planted so far; without what the service was given in its own environment, if that is asked."""
@@ -141,6 +168,15 @@ class Trial:
 
     def close(self) -> None:
         self.echo.close()
+
+
+def install(folder: Path, module: str) -> None:
+    """A package with a sink of type `faulty`, as pip would leave it."""
+    about = folder / "faulty-1.dist-info"
+    about.mkdir(parents=True)
+    (about / "METADATA").write_text("Metadata-Version: 2.1\nName: faulty\nVersion: 1\n")
+    (about / "entry_points.txt").write_text("[rotator.sinks]\nfaulty = faulty:FaultySink\n")
+    (folder / "faulty.py").write_text(module)
 
 
 def family_of(pid: int) -> list[int]:
@@ -255,14 +291,21 @@ def test_whatever_happens_no_secret_is_left_anywhere(trial: Trial, person_sees: 
     for words in (["rotate", trial.misplaced[0]], ["revoke", trial.misplaced[0]], ["why", trial.misplaced[1]]):
         trial.command(*words, status=2)
 
-    # A fault of our own, in a thread.
+    # A state that somebody wrote into.
     with contextlib.closing(sqlite3.connect(stage.state, timeout=30)) as connection, connection:
         connection.execute("INSERT INTO outlooks VALUES ('nobody', 'no document')")
-    trial.look_at_pages("with a fault of our own")
-    assert trial.seen["/, with a fault of our own"].startswith("500 ")
-    trial.service.wait_for("crash")
+    trial.look_at_pages("with a damaged state")
+    assert trial.seen["/, with a damaged state"].startswith("503 ")
     with contextlib.closing(sqlite3.connect(stage.state, timeout=30)) as connection, connection:
         connection.execute("DELETE FROM outlooks WHERE policy = 'nobody'")
+
+    # A fault in the code, in a thread that has a key.
+    trial.configure(FAULTY_POLICY)
+    trial.again()
+    crash = until(lambda: [line for line in trial.service.lines if "exception" in line], PATIENCE)[0]
+    assert "RuntimeError: it was [secret]" in crash["exception"]
+    trial.configure()
+    trial.again()
 
     # It is ended, and killed, with a key in hand.
     for end in (lambda: trial.service.end(), lambda: trial.service.kill()):

@@ -284,12 +284,13 @@ def test_stopping_ends_the_command_and_what_an_earlier_one_left(tmp_path: Path) 
 
 SERVICE = textwrap.dedent(
     """
-    import sys
+    import signal, sys
     from datetime import UTC, datetime
     from rotator.model import HandOff
     from rotator.secret import Secret
     from rotator.sinks.command import CommandSink
 
+    signal.signal(signal.SIGINT, signal.default_int_handler)  # whoever started the tests may ignore it
     secret = Secret("a secret")
     sink = CommandSink("vault", CommandSink.Settings(run=["sh", "-c", sys.argv[1]]))
     sink.deliver(HandOff("p", 1, 1, "n", datetime.now(UTC), secret.fingerprint, "vault"), secret)
