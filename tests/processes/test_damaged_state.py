@@ -14,6 +14,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+from disks import a_small_disk
 from sinks.builders import until
 from world import World
 
@@ -21,7 +22,6 @@ from rotator.errors import StateUnavailable
 from rotator.model import OrderKind
 from rotator.store import Store
 
-from .disks import a_small_disk
 from .stage import ONE_POLICY, PATIENCE, Stage, a_free_port
 from .test_full_disk import ready
 

@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from disks import Disk, a_small_disk
 from sinks.builders import Reply, Request, until
 from world import World
 
@@ -25,7 +26,6 @@ from rotator.model import Order, OrderKind
 from rotator.sandbox import Event
 from rotator.store import Store
 
-from .disks import Disk, a_small_disk
 from .stage import PATIENCE, Stage, a_free_port
 from .test_killed import accounts_for_everything
 

@@ -44,13 +44,13 @@ class Disk:
 
 
 @contextmanager
-def a_small_disk(folder: Path) -> Iterator[Disk]:
-    """Mounted at `folder`, which is made. Skips the test where that is not allowed."""
+def a_small_disk(folder: Path, size: int = SIZE) -> Iterator[Disk]:
+    """Of so many bytes, mounted at `folder`, which is made. Skips the test where that is not allowed."""
     if os.geteuid() != 0:
         pytest.skip("only root can mount a small disk")
     folder.mkdir()
     mounted = subprocess.run(
-        ["mount", "-t", "tmpfs", "-o", f"size={SIZE},mode=700", "none", folder], capture_output=True, check=False
+        ["mount", "-t", "tmpfs", "-o", f"size={size},mode=700", "none", folder], capture_output=True, check=False
     )
     if mounted.returncode:
         pytest.skip(f"no tmpfs can be mounted here: {mounted.stderr.decode().strip()}")
