@@ -184,6 +184,7 @@ class Service:
         if nudge != self._nudge:
             self._nudge = nudge
             self._wake_all()
+        self._orders_seen &= {order.id for order in orders}
         for order in orders:
             if order.policy is not None and order.id not in self._orders_seen:
                 self._orders_seen.add(order.id)

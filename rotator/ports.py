@@ -7,7 +7,7 @@ Every call of `State` may raise StateUnavailable.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from typing import Any, Protocol
@@ -56,6 +56,7 @@ class State(Protocol):
     def flags(self) -> dict[int, datetime]: ...
     def add_samples(self, samples: Sequence[Sample]) -> None: ...
     def newest_uses(self) -> dict[int, datetime]: ...
+    def drop_samples(self, key_ids: Collection[int]) -> None: ...
     def set_flags(self, add: Sequence[int], drop: Sequence[int], events: Sequence[Event], now: datetime) -> None: ...
 
 

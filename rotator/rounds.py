@@ -22,6 +22,7 @@ from rotator.standing import turned_up
 from rotator.usage import KeyReport, Role, accounts_in_use, inventory
 
 _SENT_WITHIN = 20.0
+_KEYS_AT_ONCE = 1_000
 
 
 class Rounds:
@@ -54,11 +55,17 @@ class Rounds:
         if self._outside.unseen != self._unseen:
             self._unseen = self._outside.unseen
             self._state.set_meta("usage_unseen", self._unseen)
-        self._sample_uses(lists)
-        self._flag_unused(records, lists)
+        complete = self._is_complete(records, lists)
+        self._sample_uses(records, lists, complete)
+        self._flag_unused(records, lists, complete)
         if lists:  # what is told is as old as what it rests on
             self._state.set_meta("as_of", min(listing.requested_at for listing in lists.values()).isoformat())
         return self._engine.waiting_for_poll() | self._concerned(records)
+
+    def _is_complete(self, records: Mapping[str, Record], lists: Mapping[str, KeyList]) -> bool:
+        """Whether a key that is in none of the lists is gone: all were read, and all are believed."""
+        accounts = accounts_in_use(self._engine.setup.policies, records)
+        return bool(lists) and accounts <= lists.keys() and all(not listing.doubt for listing in lists.values())
 
     def _poll_account(self, account: str) -> None:
         try:
@@ -90,8 +97,8 @@ class Rounds:
 
     # Who uses what
 
-    def _sample_uses(self, lists: Mapping[str, KeyList]) -> None:
-        """Keep the use of every key but our own, where it changed."""
+    def _sample_uses(self, records: Mapping[str, Record], lists: Mapping[str, KeyList], complete: bool) -> None:
+        """Keep the use of every key but our own, where it changed; forget that of keys that are gone."""
         if self._sampled is None:
             self._sampled = self._state.newest_uses()
         own = self._outside.own(lists)
@@ -104,18 +111,24 @@ class Rounds:
         if fresh:
             self._state.add_samples(fresh)
             self._sampled.update({sample.key_id: sample.used_at for sample in fresh})
+        listed = {key_id for listing in lists.values() for key_id in listing.keys}
+        remembered = {generation.key_id for record in records.values() for generation in record.generations}
+        gone = sorted(self._sampled.keys() - listed - remembered)[:_KEYS_AT_ONCE] if complete else []
+        if gone:
+            self._state.drop_samples(gone)
+            for key_id in gone:
+                del self._sampled[key_id]
 
     # Unused keys
 
-    def _flag_unused(self, records: Mapping[str, Record], lists: Mapping[str, KeyList]) -> None:
+    def _flag_unused(self, records: Mapping[str, Record], lists: Mapping[str, KeyList], complete: bool) -> None:
         setup, now = self._engine.setup, self._clock.now()
         reports = inventory(lists.values(), records, setup.policies, self._outside.own(lists), setup.unused, now)
         flagged = self._state.flags()
         by_id = {report.key.id: report for report in reports}
         add = [report for report in reports if report.unused and report.key.id not in flagged]
         cleared = [by_id[key_id] for key_id in flagged if key_id in by_id and not by_id[key_id].unused]
-        believed = all(not listing.doubt for listing in lists.values())
-        gone = [key_id for key_id in flagged if key_id not in by_id and believed and lists]
+        gone = [key_id for key_id in flagged if key_id not in by_id and complete]
         if not add and not cleared and not gone:
             return
         events = [_about("api_key.unused", report, report.why) for report in add]

@@ -16,7 +16,7 @@ from __future__ import annotations
 import json
 import sqlite3
 import threading
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import replace
 from datetime import datetime
@@ -357,6 +357,11 @@ class Store:
                 connection.execute(
                     sa.delete(uses).where(uses.c.key_id == row["key_id"], uses.c.used_at.not_in(kept.scalar_subquery()))
                 )
+
+    def drop_samples(self, key_ids: Collection[int]) -> None:
+        """Forget the use of keys that are gone."""
+        with self._transaction(writing=True) as connection:
+            connection.execute(sa.delete(tables.uses).where(tables.uses.c.key_id.in_(key_ids)))
 
     def samples(self, key_id: int) -> list[Sample]:
         """What was seen of a key's use, oldest first."""

@@ -230,6 +230,16 @@ def test_an_order_wakes_its_policy_once(stage: Stage) -> None:
     stage.play(act)
 
 
+def test_an_order_that_is_closed_is_not_remembered(stage: Stage) -> None:
+    def act() -> None:
+        number = stage.assembly.store.add_order(Order(0, OrderKind.ROTATE, datetime.now(UTC), "one"))
+        until(lambda: bool(stage.service._orders_seen))
+        stage.assembly.store.close_order(number, [], datetime.now(UTC))
+        until(lambda: not stage.service._orders_seen)
+
+    stage.play(act)
+
+
 def test_a_wake_up_that_the_scheduler_lost_is_made_up_for(stage: Stage) -> None:
     def act() -> None:
         before = stage.turns.count()

@@ -1,0 +1,120 @@
+"""What is forgotten at a poll, and what is not: only a list that was read and is believed says that a key is gone."""
+
+from __future__ import annotations
+
+import gc
+import sqlite3
+from collections import Counter
+from collections.abc import Iterator
+from contextlib import closing
+from pathlib import Path
+
+import pytest
+from world import World
+
+
+TWO_ACCOUNTS = """
+state: sqlite:///state.db
+sinks:
+  one: {type: file, path: one.key}
+  two: {type: file, path: two.key}
+policies:
+  ours: {rotate: {every: 30d}, deliver_to: [one]}
+  theirs: {rotate: {every: 30d}, deliver_to: [two], scope: {organization: org-sandbox}}
+"""
+TABLES = ("records", "orders", "notices", "outlooks", "flags", "uses", "meta")
+PRODUCT = (
+    "rotator.model",
+    "rotator.engine",
+    "rotator.outside",
+    "rotator.lists",
+    "rotator.secret",
+    "rotator.transitions",
+)
+
+
+@pytest.fixture
+def world(tmp_path: Path) -> Iterator[World]:
+    small = World(tmp_path, TWO_ACCOUNTS)
+    yield small
+    small.close()
+
+
+def use(world: World, key_id: int) -> None:
+    """Somebody uses a key, and a later poll sees it."""
+    world.push(minutes=5)
+    assert world.neon.use(world.neon.secret_of(key_id))
+    world.push(minutes=5)
+    world.settle()
+
+
+def test_the_use_of_a_key_is_forgotten_with_the_key(world: World) -> None:
+    stays, goes = world.neon.create_key("stays").id, world.neon.create_key("goes").id
+    use(world, stays)
+    use(world, goes)
+    assert {stays, goes} <= world.store.newest_uses().keys()
+
+    world.neon.revoke_key(goes)
+    world.settle()
+    assert stays in world.store.newest_uses()
+    assert world.store.samples(goes) == []
+
+
+def kept_in_memory() -> Counter[str]:
+    """The product's objects by class, without those that this file's world collects to look at."""
+    gc.collect()
+    found = Counter(
+        type(each).__qualname__ for each in gc.get_objects() if str(type(each).__module__).startswith(PRODUCT)
+    )
+    del found["Event"]
+    return found
+
+
+def test_rotation_after_rotation_leaves_nothing_behind(world: World) -> None:
+    """Neither rows nor objects in memory, of which a secret would be the worst."""
+    rows, objects = [], []
+    for _ in range(4):
+        world.settle()
+        for key_id in world.ours():
+            use(world, key_id)
+        world.push(days=30)
+        world.settle()
+        world.live_through(2 * 86400, step=6 * 3600)
+        state = sqlite3.connect(world.folder / "state.db")
+        with closing(state):
+            rows.append([state.execute(f"SELECT count(*) FROM {table}").fetchone() for table in TABLES])
+        objects.append(kept_in_memory())
+    assert (len(world.ours()), len(world.neon.revoked())) == (2, 8)
+    assert rows[1:] == rows[:1] * 3
+    assert objects[0]["Secret"] == 1
+    assert objects[1:] == objects[:1] * 3
+
+
+def test_the_use_of_a_key_that_a_policy_remembers_is_kept(world: World) -> None:
+    world.settle()
+    (key_id, _) = world.ours()
+    use(world, key_id)
+    world.neon.revoke_key(key_id)
+    world.settle()
+    assert world.store.samples(key_id)
+
+
+@pytest.mark.parametrize("after", ["the process started", "it was read before"])
+def test_while_a_list_cannot_be_read_no_use_and_no_flag_is_forgotten(world: World, after: str) -> None:
+    """And a key is not reported as unused a second time."""
+    old = world.neon.create_key("old", organization="org-sandbox").id
+    use(world, old)
+    world.push(days=100)
+    world.settle()
+    assert old in world.store.flags()
+
+    world.neon.fault("error_before", on="list", times=3)  # the organization's list comes first
+    if after == "the process started":
+        world.restart()
+    world.rounds.poll()
+    assert set(world.engine.outside.lists.troubles()) == {"org-sandbox"}
+    assert old in world.store.flags()
+    assert world.store.samples(old)
+    world.push(minutes=5)
+    world.settle()
+    assert len([event for event in world.told("api_key.unused") if event.key_id == old]) == 1
