@@ -18,6 +18,7 @@ from urllib.parse import quote
 from rotator.errors import NeedsPerson, StateUnavailable
 
 _BUSY_TIMEOUT = 10.0
+_LARGEST_IDLE_WAL = 4 * 2**20
 _MAGIC = b"SQLite format 3\0"
 _WRITTEN = ("", "-wal", "-shm")
 _COMPANIONS = (*_WRITTEN, "-journal")
@@ -173,6 +174,8 @@ def connect(path: Path, create: bool) -> sqlite3.Connection:
     if create:
         connection.execute("PRAGMA journal_mode=WAL")
     connection.execute("PRAGMA synchronous=FULL")
+    # While somebody reads for long the WAL must grow; without this it would keep that size.
+    connection.execute(f"PRAGMA journal_size_limit={_LARGEST_IDLE_WAL}")
     return connection
 
 

@@ -198,6 +198,19 @@ def test_what_is_written_is_on_the_disk_when_a_call_returns(store: Store, path: 
     assert sql(path, "PRAGMA journal_mode") == [("wal",)]
 
 
+def test_the_wal_does_not_keep_the_size_that_a_long_reader_gave_it(store: Store, path: Path) -> None:
+    wal = path.with_name(path.name + "-wal")
+    long_word = replace(HEARD, why="x" * 100_000)
+    with closing(a_store(path)) as reader, reader._transaction(writing=False) as connection:
+        connection.exec_driver_sql("SELECT count(*) FROM history").scalar()
+        store.tell([long_word] * 80, NOW)
+        store.tell([HEARD], NOW)
+        assert wal.stat().st_size > 6 * 2**20
+    for _ in range(3):
+        store.tell([HEARD], NOW)
+    assert wal.stat().st_size <= 4 * 2**20
+
+
 def test_a_process_killed_in_a_transaction_leaves_what_was_there_before(path: Path) -> None:
     with closing(a_store(path)) as store:
         store.change("ci", NOW, counted)
