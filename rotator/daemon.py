@@ -163,13 +163,14 @@ class Service:
     def _poll(self) -> None:
         try:
             concerned = self._assembly.rounds.poll()
+            if self._scheduler.running:
+                for name in concerned:
+                    self.wake(name)
+            self._assembly.rounds.prune()
         except StateUnavailable as error:
             self._without_state("poll", error)
             return
         self._with_state("poll")
-        if self._scheduler.running:
-            for name in concerned:
-                self.wake(name)
 
     def _look_for_orders(self) -> None:
         try:

@@ -23,6 +23,7 @@ from rotator.usage import KeyReport, Role, accounts_in_use, inventory
 
 _SENT_WITHIN = 20.0
 _KEYS_AT_ONCE = 1_000
+_PORTIONS_AT_ONCE = 100
 
 
 class Rounds:
@@ -61,6 +62,15 @@ class Rounds:
         if lists:  # what is told is as old as what it rests on
             self._state.set_meta("as_of", min(listing.requested_at for listing in lists.values()).isoformat())
         return self._engine.waiting_for_poll() | self._concerned(records)
+
+    def prune(self) -> None:
+        """Remove from the state what is kept no longer, a portion at a time. Raises StateUnavailable."""
+        for _ in range(_PORTIONS_AT_ONCE):
+            events = self._state.prune(self._clock.now())
+            for event in events:
+                self._tell(event)
+            if not any(event.name == "history.pruned" for event in events):
+                return
 
     def _is_complete(self, records: Mapping[str, Record], lists: Mapping[str, KeyList]) -> bool:
         """Whether a key that is in none of the lists is gone: all were read, and all are believed."""

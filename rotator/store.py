@@ -7,8 +7,9 @@ compare-and-swap on its version, together with its history entries, the orders t
 notifications that it causes. So a transition never works on a stale record, and nothing is ever told
 that was not also remembered.
 
-The history is append only. Each entry carries the SHA-256 of the entry before it and its own fields,
-so a changed or missing entry shows; the newest hash, kept elsewhere, also shows a cut end.
+Nothing in it grows for ever. `prune` removes what is beyond `Limits`: of the history the oldest entries
+(see `store_history.py`), of the notices for a sink that takes none the oldest too, and closed orders, whose
+outcome stands in the history. SQLite uses the freed room again; the file does not shrink.
 """
 
 from __future__ import annotations
@@ -18,7 +19,7 @@ import sqlite3
 import threading
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from datetime import datetime
 from typing import Any
 
@@ -30,13 +31,28 @@ from rotator.model import Event, Order, Record
 from rotator.rhythm import Sample
 from rotator.secret import blank
 from rotator.store_file import Footing, connect, path_of, prepare_file, unavailable
-from rotator.store_tables import GENESIS, SCHEMA_VERSION, Entry, Notice, chained, head_of, open_orders, text_of, time_of
+from rotator.store_history import GENESIS, Entry, Verdict, append, chained, entry_of, head_of, verify
+from rotator.store_history import prune as prune_history
+from rotator.store_tables import SCHEMA_VERSION, Notice, open_orders, text_of, time_of
 from rotator.transitions import Change
 
-__all__ = ["GENESIS", "SCHEMA_VERSION", "Entry", "Notice", "Store", "chained"]
+__all__ = ["GENESIS", "SCHEMA_VERSION", "Entry", "Limits", "Notice", "Store", "Verdict", "chained"]
 
 _SAMPLES_KEPT = 100
 _NOTICES_AT_ONCE = 100
+
+
+@dataclass(frozen=True)
+class Limits:
+    """How much is kept: entries of the history, which go a `portion` at a time, notices a sink, closed orders."""
+
+    history: int = 100_000
+    portion: int = 1_000
+    notices: int = 10_000
+    orders: int = 1_000
+
+
+LIMITS = Limits()
 
 
 class Store:
@@ -191,55 +207,47 @@ class Store:
     def _tell(self, connection: sa.Connection, events: Sequence[Event], now: datetime) -> None:
         if not events:
             return
-        seq, head = head_of(connection)
+        append(connection, events, now)
         for event in events:
-            seq += 1
-            entry = {
-                "seq": seq,
-                "at": text_of(now),
-                "policy": event.policy,
-                "event": event.name,
-                "key_id": event.key_id,
-                "key_name": event.key_name,
-                "generation": event.generation,
-                "why": blank(event.why),
-            }
-            head = chained(head, entry)
-            connection.execute(sa.insert(tables.history).values(**entry, hash=head))
             for sink in self.notify if event.notify else ():
                 text = tables.event_text(replace(event, why=blank(event.why)))
                 connection.execute(sa.insert(tables.notices).values(sink=sink, at=text_of(now), event=text))
 
-    def history(self, policy: str | None = None) -> list[Entry]:
-        """The entries, oldest first; those of one policy if it is named."""
-        query = sa.select(tables.history).order_by(tables.history.c.seq)
+    def history(self, policy: str | None = None, *, key_id: int | None = None, after: int = 0) -> list[Entry]:
+        """The entries after that number, oldest first; those of one policy or of one key if it is named."""
+        query = sa.select(tables.history).where(tables.history.c.seq > after).order_by(tables.history.c.seq)
         if policy is not None:
             query = query.where(tables.history.c.policy == policy)
+        if key_id is not None:
+            query = query.where(tables.history.c.key_id == key_id)
         with self._transaction(writing=False) as connection:
-            return [tables.entry_of(row._asdict()) for row in connection.execute(query)]
-
-    def length(self) -> int:
-        """How many entries there are, whether they can be read or not."""
-        with self._transaction(writing=False) as connection:
-            return connection.execute(sa.select(sa.func.count()).select_from(tables.history)).scalar() or 0
+            return [entry_of(row._asdict()) for row in connection.execute(query)]
 
     def head(self) -> str:
         """The hash of the newest entry."""
         with self._transaction(writing=False) as connection:
-            return head_of(connection)[1]
+            return head_of(connection).hash
+
+    def newest(self) -> int:
+        """The number of the newest entry; numbers are never given twice."""
+        with self._transaction(writing=False) as connection:
+            return head_of(connection).seq
+
+    def oldest(self) -> Entry | None:
+        """The oldest entry there still is."""
+        query = sa.select(tables.history).order_by(tables.history.c.seq).limit(1)
+        with self._transaction(writing=False) as connection:
+            row = connection.execute(query).first()
+        return entry_of(row._asdict()) if row else None
+
+    def verify(self) -> Verdict:
+        """Recompute the chain of hashes."""
+        with self._transaction(writing=False) as connection:
+            return verify(connection)
 
     def broken_at(self) -> int | None:
         """The first entry that does not follow from the one before, or None if the chain is whole."""
-        head, expected = GENESIS, 1
-        with self._transaction(writing=False) as connection:
-            for row in connection.execute(sa.select(tables.history).order_by(tables.history.c.seq)):
-                columns = row._asdict()
-                stored = columns.pop("hash")
-                head = chained(head, columns)
-                if row.seq != expected or stored != head:
-                    return expected
-                expected += 1
-        return None
+        return self.verify().broken_at
 
     def newest_time(self) -> datetime | None:
         """The newest time in the history, on Neon's clock."""
@@ -340,6 +348,18 @@ class Store:
             for key_id in add:
                 connection.execute(sa.insert(tables.flags).values(key_id=key_id, since=text_of(now)))
             self._tell(connection, events, now)
+
+    # What is kept no longer
+
+    def prune(self, now: datetime, limits: Limits = LIMITS) -> list[Event]:
+        """Remove what is beyond the limits, of the history at most one portion; what was done, to be told.
+
+        There may be more to remove after a `history.pruned`.
+        """
+        with self._transaction(writing=True) as connection:
+            dropped = tables.trim(connection, limits.orders, limits.notices)
+            pruned = prune_history(connection, limits.history, limits.portion, now)
+        return [*dropped, *([pruned] if pruned else [])]
 
     # Samples of use
 

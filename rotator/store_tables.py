@@ -5,17 +5,14 @@ default is part of the format, and `document`, the format's version, is always t
 this version does not understand in full is refused: what it does not know it would forget with the next
 write, and the forgotten might be what kept a key from being revoked.
 
-A history entry carries the SHA-256 of the entry before it and of all its own columns.
-
 Whatever is read is looked over first: SQLite keeps any value in any column, and a file can be damaged. What is
 not what this program writes raises StateUnavailable, which says what it was, and stays as it is.
 """
 
 from __future__ import annotations
 
-import hashlib
 import json
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from dataclasses import dataclass, fields
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
@@ -31,7 +28,6 @@ from rotator.rhythm import Sample
 from rotator.store_file import no_state
 
 SCHEMA_VERSION = 1
-GENESIS = "sha256:" + "0" * 64
 _RESTORE = "restore the state from a backup"
 _FIRST, _LAST = (datetime(year, 1, 1, tzinfo=UTC) for year in (YEARS.start, YEARS.stop))
 # What values of these types may be, so that nothing can be reckoned out of the calendar or out of a column.
@@ -42,7 +38,7 @@ _BOUNDS: dict[str, dict[str, Any]] = {
 }
 
 
-def _reader(kind: type) -> SchemaValidator:
+def reader(kind: type) -> SchemaValidator:
     """Reads values of this type, within the bounds."""
     return SchemaValidator(_bounded(TypeAdapter(kind).core_schema))
 
@@ -57,9 +53,9 @@ def _bounded(schema: Any) -> Any:
 
 
 _RECORD = TypeAdapter(Record)
-_RECORD_READER = _reader(Record)
+_RECORD_READER = reader(Record)
 _EVENT = TypeAdapter(Event)
-_EVENT_READER = _reader(Event)
+_EVENT_READER = reader(Event)
 _PERSISTED = {field.name for field in fields(Record)} - {"orders", "document"}
 _UNKNOWN_FIELD = "unexpected_keyword_argument"
 
@@ -122,8 +118,6 @@ flags = sa.Table(
     sa.Column("key_id", sa.BigInteger, primary_key=True),
     sa.Column("since", sa.Text, nullable=False),
 )
-
-
 uses = sa.Table(
     "uses",
     metadata,
@@ -131,21 +125,6 @@ uses = sa.Table(
     sa.Column("used_at", sa.Text, primary_key=True),
     sa.Column("addresses", sa.Text, nullable=False),
 )
-
-
-@dataclass(frozen=True)
-class Entry:
-    """One line of the history."""
-
-    seq: int
-    at: datetime
-    policy: str | None
-    event: str
-    key_id: int | None
-    key_name: str | None
-    generation: int | None
-    why: str
-    hash: str
 
 
 @dataclass(frozen=True)
@@ -169,9 +148,8 @@ class _Outlook:
     until: datetime | None = None
 
 
-_ENTRY_READER = _reader(Entry)
-_ORDER_READER = _reader(Order)
-_OUTLOOK_READER = _reader(_Outlook)
+_ORDER_READER = reader(Order)
+_OUTLOOK_READER = reader(_Outlook)
 _ADDRESSES_READER = SchemaValidator(TypeAdapter(tuple[str, ...]).core_schema)
 
 
@@ -265,32 +243,6 @@ def _version_of(document: str) -> int:
     return version if isinstance(version, int) else DOCUMENT_VERSION
 
 
-# History
-
-
-def chained(head: str, entry: Mapping[str, Any]) -> str:
-    """The hash of an entry (all its columns but `hash`) that follows one with the hash `head`."""
-    text = json.dumps(dict(entry), sort_keys=True, separators=(",", ":"), ensure_ascii=True, default=repr)
-    return "sha256:" + hashlib.sha256(f"{head}\n{text}".encode()).hexdigest()
-
-
-def head_of(connection: sa.Connection) -> tuple[int, str]:
-    """The newest entry's number and hash."""
-    row = connection.execute(sa.select(history.c.seq, history.c.hash).order_by(history.c.seq.desc()).limit(1)).first()
-    return (row.seq, str(row.hash)) if row else (0, GENESIS)
-
-
-def entry_of(row: Mapping[str, Any]) -> Entry:
-    """An entry as it was written down. Raises StateUnavailable for one that cannot be read."""
-    try:
-        entry: Entry = _ENTRY_READER.validate_json(json.dumps(dict(row)), strict=True)
-        return entry
-    except (TypeError, ValidationError):
-        raise StateUnavailable(
-            f"entry {row['seq']} of the state's history is damaged", "see: rotator history --verify"
-        ) from None
-
-
 # Orders and notices
 
 
@@ -306,6 +258,23 @@ def open_orders(connection: sa.Connection, policy: str | None = None) -> Iterato
         raise StateUnavailable(
             "an open order in the state is damaged", f"{_RESTORE}, or delete that row of its table orders"
         ) from None
+
+
+def trim(connection: sa.Connection, closed_orders: int, waiting: int) -> list[Event]:
+    """Drop the oldest closed orders, and of every sink the oldest notices, beyond so many; what is to be told."""
+    ids = sa.select(orders.c.id).where(orders.c.closed_at.is_not(None)).order_by(orders.c.id.desc())
+    bound = connection.execute(ids.offset(closed_orders).limit(1)).scalar()
+    if bound is not None:
+        connection.execute(sa.delete(orders).where(orders.c.id <= bound, orders.c.closed_at.is_not(None)))
+    told = []
+    for sink in connection.execute(sa.select(notices.c.sink).distinct()).scalars().all():
+        ids = sa.select(notices.c.id).where(notices.c.sink == sink).order_by(notices.c.id.desc())
+        bound = connection.execute(ids.offset(waiting).limit(1)).scalar()
+        if bound is not None:
+            dropped = connection.execute(sa.delete(notices).where(notices.c.sink == sink, notices.c.id <= bound))
+            why = f"sink {sink} has not taken {waiting} events; {dropped.rowcount} older ones are not sent any more"
+            told.append(Event("notice.dropped", f"{why}; rotator history has them all"))
+    return told
 
 
 def event_text(event: Event) -> str:

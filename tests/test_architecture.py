@@ -17,7 +17,7 @@ ROWS: tuple[tuple[str, ...], ...] = (
     ("schedule", "cadence", "standing", "transitions", "lasting", "systemd", "lock", "log", "rate", "clock", "memory"),
     ("due", "revocation", "decide", "bookkeeping", "observe", "usage", "lag", "rhythm"),
     ("foresee", "status", "explain"),
-    ("sinks", "neon", "neon_wire", "neon_answers", "store", "store_file", "store_tables"),
+    ("sinks", "neon", "neon_wire", "neon_answers", "store", "store_file", "store_history", "store_tables"),
     ("ports", "lists", "outside", "engine", "rounds", "notify"),
     ("config", "settings", "yaml_places", "contradictions", "config_faults", "config_schema"),
     ("assembly",),
@@ -27,7 +27,7 @@ ROWS: tuple[tuple[str, ...], ...] = (
     ("__main__",),
 )
 RANK = {name: rank for rank, names in enumerate(ROWS) for name in names}
-ADAPTERS = {"sinks", "neon", "neon_wire", "neon_answers", "store", "store_file", "store_tables"}
+ADAPTERS = {"sinks", "neon", "neon_wire", "neon_answers", "store", "store_file", "store_history", "store_tables"}
 PURE = {
     *("model", "words", "schedule", "standing", "transitions", "due", "revocation", "decide"),
     *("bookkeeping", "observe", "usage", "lag", "rhythm", "foresee", "status", "explain", "lasting"),
@@ -38,7 +38,7 @@ IMPURE_LIBRARIES = {
 }
 HOMES = {
     "requests": {"neon_wire"},
-    "sqlalchemy": {"store", "store_tables"},
+    "sqlalchemy": {"store", "store_history", "store_tables"},
     "apscheduler": {"daemon"},
     "structlog": {"log"},
     "yaml": {"yaml_places", "config_faults"},
@@ -100,7 +100,7 @@ def test_adapters_do_not_know_each_other() -> None:
     families = {
         "neon": {"neon", "neon_wire", "neon_answers", "rate", "clock"},
         "sinks": {"sinks"},
-        "store": {"store", "store_file", "store_tables"},
+        "store": {"store", "store_file", "store_history", "store_tables"},
     }
     for path in _files():
         if _home(path) in ADAPTERS:

@@ -5,9 +5,11 @@ from __future__ import annotations
 import logging
 import os
 import signal
+import sqlite3
 import threading
 import time
 from collections.abc import Callable, Iterator
+from contextlib import closing
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from itertools import pairwise
@@ -238,6 +240,18 @@ def test_an_order_that_is_closed_is_not_remembered(stage: Stage) -> None:
         until(lambda: not stage.service._orders_seen)
 
     stage.play(act)
+
+
+def test_what_is_kept_no_longer_is_removed_after_a_poll(stage: Stage) -> None:
+    closed = ("one", "rotate", "2026-11-23T12:00:00+00:00", "2026-11-23T12:00:00+00:00")
+    with closing(sqlite3.connect(stage.file.parent / "rotator.db")) as state, state:
+        state.executemany(
+            "INSERT INTO orders (policy, kind, at, leaked, now, unmanaged, closed_at) VALUES (?, ?, ?, 0, 0, 0, ?)",
+            [closed] * 1001,
+        )
+    stage.play(lambda: None)
+    with closing(sqlite3.connect(stage.file.parent / "rotator.db")) as state:
+        assert state.execute("SELECT count(*) FROM orders").fetchone() == (1000,)
 
 
 def test_a_wake_up_that_the_scheduler_lost_is_made_up_for(stage: Stage) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import gc
+import signal
 import sqlite3
 from collections import Counter
 from collections.abc import Iterator
@@ -10,8 +11,11 @@ from contextlib import closing
 from pathlib import Path
 
 import pytest
+from click.testing import CliRunner
 from world import World
 
+from rotator.cli import cli
+from rotator.model import Order, OrderKind
 
 TWO_ACCOUNTS = """
 state: sqlite:///state.db
@@ -22,6 +26,7 @@ policies:
   ours: {rotate: {every: 30d}, deliver_to: [one]}
   theirs: {rotate: {every: 30d}, deliver_to: [two], scope: {organization: org-sandbox}}
 """
+CLOSED_ORDERS_KEPT = 1000
 TABLES = ("records", "orders", "notices", "outlooks", "flags", "uses", "meta")
 PRODUCT = (
     "rotator.model",
@@ -118,3 +123,20 @@ def test_while_a_list_cannot_be_read_no_use_and_no_flag_is_forgotten(world: Worl
     world.push(minutes=5)
     world.settle()
     assert len([event for event in world.told("api_key.unused") if event.key_id == old]) == 1
+
+
+def test_what_is_kept_no_longer_is_removed_by_apply(world: World) -> None:
+    with closing(sqlite3.connect(world.folder / "state.db")) as connection, connection:
+        connection.executemany(
+            "INSERT INTO orders (policy, kind, at, leaked, now, unmanaged, closed_at) VALUES (?, ?, ?, 0, 0, 0, ?)",
+            [("ours", "rotate", world.clock.now().isoformat(), world.clock.now().isoformat())] * 1500,
+        )
+    before = {number: signal.getsignal(number) for number in (signal.SIGTERM, signal.SIGINT)}
+    ended = CliRunner().invoke(cli, ["--config", str(world.folder / "config.yaml"), "apply"], standalone_mode=False)
+    for number, handler in before.items():
+        signal.signal(number, handler)
+    assert ended.exception is None
+    with closing(sqlite3.connect(world.folder / "state.db")) as connection:
+        (left,) = connection.execute("SELECT count(*) FROM orders").fetchone()
+    assert left == CLOSED_ORDERS_KEPT
+    assert world.store.add_order(Order(0, OrderKind.ROTATE, world.clock.now(), "ours")) == 1501

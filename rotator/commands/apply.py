@@ -45,6 +45,7 @@ def apply(config: Path, timeout: timedelta) -> int:
             with ended_by_signals(assembly):
                 ended = carry_out(assembly, {*loaded.policies, *assembly.store.records()}, timeout)
                 assembly.notifier.send_waiting()
+                assembly.rounds.prune()
             document = status_document(
                 loaded.policies,
                 assembly.store.records(),

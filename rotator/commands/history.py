@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import click
 
@@ -19,6 +20,9 @@ from rotator.commands.common import (
 from rotator.status import instant
 from rotator.words import when
 
+if TYPE_CHECKING:
+    from rotator.store import Verdict
+
 
 @click.command()
 @click.argument("policy", required=False)
@@ -29,13 +33,14 @@ def history(policy: str | None, config: Path, verify: bool, as_json: bool) -> in
     """Show what was done, of one POLICY or of all.
 
     Each entry carries a hash of the one before, so a changed or missing entry shows. The newest hash,
-    which status prints, kept elsewhere also shows a cut end.
+    which status prints, kept elsewhere also shows a cut end. The newest 100,000 entries are kept, and the
+    chain says from where on.
     """
     loaded = load_config(config)
     store = open_to_read(loaded)
     try:
         if verify:
-            return _verify(store.broken_at(), store.head(), store.length(), as_json)
+            return _verify(store.verify(), as_json)
         if policy is not None and not policy.isascii():
             policy_named(loaded, policy)  # no policy ever had such a name, and not every text can be looked for
         entries = store.history(policy)
@@ -75,11 +80,21 @@ def history(policy: str | None, config: Path, verify: bool, as_json: bool) -> in
     return 0
 
 
-def _verify(broken: int | None, head: str, count: int, as_json: bool) -> int:
+def _verify(found: Verdict, as_json: bool) -> int:
+    broken = found.broken_at
     if as_json:
-        print_json({"ok": broken is None, "entries": count, "history_head": head, "broken_at": broken})
+        print_json(
+            {
+                "ok": broken is None,
+                "entries": found.entries,
+                "history_head": found.head,
+                "broken_at": broken,
+                "pruned_to": found.pruned_to,
+            }
+        )
     elif broken is None:
-        say(f"{count} entries, and each follows from the one before; the newest hash is {head}")
+        pruned = f" (those up to {found.pruned_to} were pruned)" if found.pruned_to else ""
+        say(f"{found.entries} entries{pruned}, and each follows from the one before; the newest hash is {found.head}")
     else:
         say(f"the history breaks at entry {broken}: it was changed or removed after it was written", err=True)
     return 0 if broken is None else 1

@@ -89,7 +89,7 @@ def rotate(policy: str, config: Path, leaked: bool, now: bool, wait: bool, yes: 
             )
         _refuse_if_paused(loaded, store.record(policy), "created")
         before = live(store.record(policy))
-        began = _newest(store)
+        began = store.newest()
         at = _state_time(store)
         number = store.add_order(replace(order, at=at))
 
@@ -155,7 +155,7 @@ def revoke(key_id: int, config: Path, unmanaged: bool, yes: bool) -> int:
     order = Order(0, OrderKind.REVOKE, _epoch(), policy=report.policy, key_id=key_id, unmanaged=unmanaged)
 
     def gone(store: Store) -> bool:
-        events = {e.event for e in store.history() if e.key_id == key_id}
+        events = {e.event for e in store.history(key_id=key_id)}
         return bool(events & {"api_key.revoked", "key.gone"})
 
     def alone(assembly: Assembly) -> int:
@@ -167,7 +167,7 @@ def revoke(key_id: int, config: Path, unmanaged: bool, yes: bool) -> int:
         return outcome(assembly.store)
 
     def beside(store: Store, lock: ProcessLock) -> int:
-        began = _newest(store)
+        began = store.newest()
         store.add_order(replace(order, at=_state_time(store)))
         _until(
             lambda: gone(store) or bool(_lapsed(store, began, lambda entry: entry.key_id == key_id)), _REVOKED_WITHIN
@@ -179,7 +179,7 @@ def revoke(key_id: int, config: Path, unmanaged: bool, yes: bool) -> int:
             say(f"key {key_id} ({report.key.name}) is revoked")
             return 0
         failed = ("revocation.failed", "order.lapsed")
-        last = [entry.why for entry in store.history() if entry.key_id == key_id and entry.event in failed]
+        last = [entry.why for entry in store.history(key_id=key_id) if entry.event in failed]
         raise NeedsPerson(f"key {key_id} is not revoked yet: {last[-1] if last else _outlook(store, report.policy)}")
 
     return _alone_or_beside(loaded, "revoke", alone, beside)
@@ -324,12 +324,7 @@ def _refused(store: Store, policy: str, since: datetime) -> str:
     return str(outlook["why"])
 
 
-def _newest(store: Store) -> int:
-    """The number of the newest entry of the history."""
-    return max((entry.seq for entry in store.history()), default=0)
-
-
 def _lapsed(store: Store, since: int, about: Callable[[Entry], bool]) -> str:
     """Why an order that was given after an entry of the history has lapsed, or an empty string."""
-    lapsed = (entry for entry in store.history() if entry.seq > since and entry.event == "order.lapsed")
+    lapsed = (entry for entry in store.history(after=since) if entry.event == "order.lapsed")
     return next((entry.why for entry in lapsed if about(entry)), "")

@@ -71,7 +71,7 @@ def _about_key(config: Config, store: Store, key_id: int) -> tuple[str | None, l
                 policy, record, find(record, key_id), datetime.now(UTC), _samples(store, record)
             )
             return record.policy, [f"Key {key_id} belongs to policy {record.policy}.", sentence]
-    past = [entry for entry in store.history() if entry.key_id == key_id]
+    past = store.history(key_id=key_id)
     if past:
         told = [f"{when(entry.at)}: {entry.event}: {entry.why}." for entry in past]
         if past[-1].event in _GONE:
@@ -79,7 +79,9 @@ def _about_key(config: Config, store: Store, key_id: int) -> tuple[str | None, l
         return None, [f"No policy owns key {key_id}; it is only listed. What is known of it:", *told]
     if key_id == config.neon.api_key_id:
         return None, [f"Key {key_id} is the management key (neon.api_key_id says so); it is never revoked by order."]
+    oldest = store.oldest()
+    pruned = f", which begins at {when(oldest.at)}," if oldest is not None and oldest.seq > 1 else ""
     return None, [
-        f"No policy owns key {key_id}, and the history does not know it; so nothing ever happens to it. "
+        f"No policy owns key {key_id}, and the history{pruned} does not know it; so nothing ever happens to it. "
         "rotator keys --unmanaged lists such keys."
     ]
