@@ -454,6 +454,22 @@ def test_the_commands_say_from_where_on_the_history_goes(store: Store, config: P
     assert "test.heard" in rotator(config, "why", "105").output
 
 
+@pytest.mark.fault(
+    "State",
+    "Somebody removes the oldest entries of the history that are left, as if they had been pruned",
+    "It goes on; `rotator history --verify` and `rotator check --online` exit with 1 and say where the chain breaks.",
+)
+def test_entries_removed_by_another_hand_are_told(
+    store: Store, path: Path, config: Path, person_sees: Callable[[str], None]
+) -> None:
+    tell(store, 12)
+    prune_all(store)
+    sql(path, "DELETE FROM history WHERE seq < 9")
+    ended = rotator(config, "history", "--verify")
+    assert ended.return_value == 1
+    person_sees(ended.output)
+
+
 def test_a_history_that_was_never_pruned_is_not_said_to_begin_late(store: Store, config: Path) -> None:
     tell(store, 3)
     assert rotator(config, "history", "--verify").output.startswith("3 entries, and each follows")
