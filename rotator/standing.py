@@ -26,6 +26,7 @@ from rotator.model import (
 
 WHOLE_SECOND = timedelta(seconds=1)  # Neon's times have no fraction, so one of ours may seem up to this much later
 INSTANT = timedelta.resolution  # a list asked for after something was asked for this much later, or more
+CLOCK_AHEAD = timedelta(minutes=5)  # so far our own time may be ahead of Neon's without a doubt, see `clock.JUMP`
 _MISSING_AFTER_POLLS = 2
 
 
@@ -134,8 +135,11 @@ def result_of(intent: Intent, listing: KeyList) -> Key | None:
 
 
 def made_under(name: str, not_before: datetime, listing: KeyList) -> Key | None:
-    """The key of this name that was created since `not_before`."""
-    earliest = not_before - WHOLE_SECOND
+    """The key of this name that was created since `not_before`.
+
+    A `Date` that is wrong by less than a jump is followed, so the key may be that much older than what is recorded.
+    """
+    earliest = not_before - CLOCK_AHEAD - WHOLE_SECOND
     for key in listing.keys.values():
         if key.name == name and key.created_at >= earliest:
             return key

@@ -43,6 +43,7 @@ from builders import (
     unread,
 )
 
+from rotator.clock import JUMP
 from rotator.decide import next_step
 from rotator.model import Absence, Check, Condemned, Do, Held, Keys, Offer, Policy, Record, SinkRef, Window
 from rotator.standing import INSTANT
@@ -90,11 +91,19 @@ CREATED = a_foreign(107, named(7), created_at=NOW - MINUTE)
         key_id=107,
     ),
     row(
+        "our clock may have been ahead by less than a jump: a key from that long before the intent is its key",
+        Do.CLOSE_INTENT,
+        "its secret never arrived",
+        record=OPEN,
+        keys=seen(LIVE, a_foreign(107, named(7), created_at=NOW - MINUTE - JUMP - SECOND)),
+        key_id=107,
+    ),
+    row(
         "a key of the same name from before the intent is somebody else's",
         Do.CLOSE_INTENT,
         "did not create",
         record=OPEN,
-        keys=seen(LIVE, a_foreign(107, named(7), created_at=NOW - MINUTE - 2 * SECOND)),
+        keys=seen(LIVE, a_foreign(107, named(7), created_at=NOW - MINUTE - JUMP - 2 * SECOND)),
         key_id=None,
     ),
     row(
@@ -194,7 +203,7 @@ LATE_KEY = a_foreign(107, named(7), created_at=FIRST + 7 * DAY)
         "a key of that name from before the intent is somebody else's",
         Do.WAIT,
         record=REMEMBERED,
-        keys=seen(REMEMBERED, a_foreign(107, named(7), created_at=FIRST + 7 * DAY - 2 * SECOND)),
+        keys=seen(REMEMBERED, a_foreign(107, named(7), created_at=FIRST + 7 * DAY - JUMP - 2 * SECOND)),
     ),
     row(
         "a key that the record knows is not found twice",
