@@ -17,7 +17,7 @@ from __future__ import annotations
 import random
 import string
 import threading
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from datetime import datetime, timedelta
 from typing import Any
 
@@ -195,9 +195,10 @@ class Engine:
         elif step.do is Do.GO_LIVE:
             self._commit(name, lambda r: transitions.go_live(r, key_id, why, now))
             self._drop(name, key_id)
+        elif step.do is Do.ADOPT:
+            # A key that is taken over leaves one record and enters the other at once, so that it is never in none.
+            self._commit_together({**self._left_by(name, key_id), name: bookkeeping(policy, keys, step, now)})
         else:
-            if step.do is Do.ADOPT:
-                self._take_from_abandoned(name, key_id)
             self._commit(name, bookkeeping(policy, keys, step, now))
             if step.do in (Do.ABANDON, Do.FORGET):
                 self._drop(name, key_id)
@@ -276,10 +277,13 @@ class Engine:
             self._drop(name, key_id)
             self._commit_outcome(name, lambda r, at: transitions.revoked(r, key_id, step.why, at))
 
-    def _take_from_abandoned(self, name: str, key_id: int) -> None:
-        for record in self._state.records().values():
-            if record.policy != name and any(g.key_id == key_id for g in record.generations):
-                self._commit(record.policy, lambda r: transitions.hand_over(r, key_id, name))
+    def _left_by(self, name: str, key_id: int) -> dict[str, Transition]:
+        """What takes a key from the records of policies that are not configured any more."""
+        return {
+            record.policy: lambda r: transitions.hand_over(r, key_id, name)
+            for record in self._state.records().values()
+            if record.policy != name and any(g.key_id == key_id for g in record.generations)
+        }
 
     def _complain(self, error: RotatorError) -> None:
         if isinstance(error, KeyRefused):
@@ -289,19 +293,22 @@ class Engine:
 
     def _commit(self, name: str, transition: Transition) -> Record:
         """Write a change down; its events are told after they are remembered."""
-        told: tuple[Event, ...] = ()
+        told: list[Event] = []
+        record = self._state.change(name, self._clock.now(), _noting(transition, told))
+        self._written([record], told)
+        return record
 
-        def noting(record: Record) -> Change | None:
-            nonlocal told
-            change = transition(record)
-            told = change.events if change is not None else ()
-            return change
+    def _commit_together(self, changes: Mapping[str, Transition]) -> None:
+        """The same for several records, in one transaction."""
+        told: list[Event] = []
+        noting = {name: _noting(transition, told) for name, transition in changes.items()}
+        self._written(self._state.change_many(self._clock.now(), noting).values(), told)
 
-        record = self._state.change(name, self._clock.now(), noting)
-        self.outside.remember(record)
+    def _written(self, records: Iterable[Record], told: Iterable[Event]) -> None:
+        for record in records:
+            self.outside.remember(record)
         for event in told:
             self._tell(event)
-        return record
 
     def _commit_outcome(self, name: str, transition: Callable[[Record, datetime], Change]) -> None:
         """Write down what came of an effect; keep it in memory if the state cannot take it now."""
@@ -369,6 +376,15 @@ def _hand_off(record: Record, generation: Generation, sink: str) -> HandOff:
         replaces_id=replaced.key_id if replaced else None,
         replaces_name=replaced.name if replaced else None,
     )
+
+
+def _noting(transition: Transition, told: list[Event]) -> Transition:
+    def noted(record: Record) -> Change | None:
+        change = transition(record)
+        told.extend(change.events if change is not None else ())
+        return change
+
+    return noted
 
 
 def _retry_now(record: Record) -> Change:

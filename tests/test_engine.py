@@ -463,6 +463,22 @@ def test_a_policy_that_is_taken_out_leaves_its_key_alone(world: World, person_se
     person_sees(world.status("ci")["next"]["why"])
 
 
+def test_a_key_that_is_taken_over_is_in_a_record_wherever_the_process_dies(world: World) -> None:
+    world.settle()
+    (key,) = world.ours()
+    world.configure(TWO_FILES.replace("  ci:", f"  other:\n    adopt: {key}"))
+    world.rounds.poll()
+    for boundary in range(20):
+        world.boundaries.deadly = len(world.boundaries.passed) + boundary
+        try:
+            world.settle()
+        except Death:
+            owners = [r.policy for r in world.store.records().values() for g in r.generations if g.key_id == key]
+            assert len(owners) == 1, world.boundaries.passed[-1]
+        world.restart()
+    assert world.status("other")["live"]["id"] == key
+
+
 def test_a_renamed_policy_keeps_its_record(world: World) -> None:
     world.settle()
     (key,) = world.ours()

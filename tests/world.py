@@ -118,7 +118,7 @@ class World:
         self.clock = NeonClock(monotonic=self._tick, local=lambda: START + timedelta(seconds=self.seconds, hours=1))
         rate = RateLimit(600, self.stop, lambda: self.seconds)
         self.provider = Neon(self.config.neon.api_url, self.config.neon.api_key, self.clock, rate, self.stop)
-        state: Any = Mortal(self.store, ("change",), self.boundaries)
+        state: Any = Mortal(self.store, ("change", "change_many"), self.boundaries)
         self.engine = Engine(
             self._setup(), state, self.clock, self.events.append, self.stop, lots=random.Random(len(self.events))
         )
