@@ -181,6 +181,9 @@ def _hand_off(policy: Policy, record: Record, keys: Keys, now: datetime) -> Iter
         yield _check_again(generation, now)
     elif missing := lacking(policy, generation):
         yield _deliver(policy, record, generation, missing[0], keys, now)
+    elif keys.distrust:  # the grace period of the key before runs from the moment that is recorded now
+        why = f"every sink has receipted {name}, but {keys.distrust}"
+        yield Step(Do.WAIT, why, until=now + CHECK_AGAIN_AFTER, coming=Do.GO_LIVE, key_id=key_id)
     else:
         yield Step(Do.GO_LIVE, f"every sink has receipted {name}", key_id=key_id)
 

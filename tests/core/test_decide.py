@@ -560,6 +560,14 @@ def hand_off(
         key_id=107,
     ),
     hand_off(
+        "while the clock is in doubt nothing goes live: the grace period of the key before would begin at a wrong time",
+        Do.WAIT,
+        "Neon's clock jumped",
+        record=handing(receipts={CI.target: NOW, VAULT.target: NOW}),
+        seen_as=seen(handing(), in_hand={107}, distrust="Neon's clock jumped"),
+        until=NOW + 15 * SECOND,
+    ),
+    hand_off(
         "a sink that was taken out owes no receipt",
         Do.GO_LIVE,
         policy=a_policy(CI),
