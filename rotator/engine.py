@@ -73,6 +73,8 @@ class Engine:
         self._outlooks: dict[str, Step] = {}
         self._turns: dict[str, threading.Lock] = {}
         self._slots: dict[str, threading.BoundedSemaphore] = {}
+        self._renamed: set[str] = set()
+        self._renaming = threading.Lock()
         self._guard = threading.Lock()
 
     @property
@@ -82,30 +84,36 @@ class Engine:
 
     def start(self) -> None:
         """Take up the state: records under their new names, and which keys there are."""
-        self._rename()
+        for policy in self.setup.policies.values():
+            self._rename(policy)
         for record in self._state.records().values():
             self.outside.remember(record)
 
     def configure(self, setup: Setup) -> None:
-        """Act on this from now on. Hand-offs that wait are tried at once.
+        """Act on this from now on. Hand-offs that wait are tried at once. Raises StateUnavailable; then all stays as it was.
 
-        Raises StateUnavailable; then policies could not get their new names, and all stays as it was.
+        Policies get their new names before their next turn.
         """
-        before, self.outside.setup = self.setup, setup
-        try:
-            self._rename()
-        except StateUnavailable:
-            self.outside.setup = before
-            raise
-        self.outside.lists.renew()
-        names = [name for name in self._state.records() if name in setup.policies]
+        names = list(self._state.records())
         for record in self._state.change_many(self._clock.now(), dict.fromkeys(names, _retry_now)).values():
             self.outside.remember(record)
+        with self._guard:
+            self.outside.setup = setup
+            self._renamed.clear()
+        self.outside.lists.renew()
 
-    def _rename(self) -> None:
-        for policy in self.setup.policies.values():
-            if policy.renamed_from is not None:
-                self._state.rename(policy.renamed_from, policy.name, self._clock.now())
+    def _rename(self, policy: Policy) -> None:
+        """Let a policy take over the record of the one that it was, with the secrets in hand and what is unwritten."""
+        old, new = policy.renamed_from, policy.name
+        if old is None or new in self._renamed:
+            return
+        # Nobody holds one turn's lock and waits for another's but here, one thread at a time.
+        with self._renaming, self._turn_lock(old), self._turn_lock(new):
+            if self._state.rename(old, new, self._clock.now()):
+                for memory in (self._hands, self._unwritten):
+                    if old in memory:
+                        memory[new] = memory.pop(old)
+            self._renamed.add(new)
 
     # A turn
 
@@ -115,18 +123,21 @@ class Engine:
         Raises nothing that the world can cause: what failed is in the record, the log and the outlook.
         A policy that is not configured any more has its turns too, of a narrower kind.
         """
-        with self._turn_lock(name):
+        try:
             setup = self.setup
-            policy = setup.policies.get(name)
-            try:
+            for named in setup.policies.values():
+                if name in (named.name, named.renamed_from):
+                    self._rename(named)
+            with self._turn_lock(name):
+                policy = setup.policies.get(name)
                 self._write_unwritten(name)
                 if policy is not None:
                     return self._take_turn(setup, policy, lambda r, keys, now: next_step(policy, r, keys, now))
                 self._hands.pop(name, None)
                 return self._take_turn(setup, transitions.stand_in(name), last_step)
-            except StateUnavailable as error:
-                self._tell(Event("state.unavailable", str(error), name))
-                return self._clock.now() + STATE_AGAIN
+        except StateUnavailable as error:
+            self._tell(Event("state.unavailable", str(error), name))
+            return self._clock.now() + STATE_AGAIN
 
     def in_hand(self, name: str) -> bool:
         """Whether a secret of this policy is on its way to the sinks."""
@@ -147,6 +158,8 @@ class Engine:
                 return self._wake(step, unreadable, now)
             if self._stop.is_set():
                 return None
+            if setup is not self.setup:  # the configuration was loaded again; whoever did that wakes every policy
+                return now
             busy_until = self._do(setup, policy, record, keys, step, now, unreadable)
             if busy_until is not None:
                 return busy_until

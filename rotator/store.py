@@ -152,14 +152,17 @@ class Store:
                 changed[policy] = record
         return changed
 
-    def rename(self, old: str, new: str, now: datetime) -> None:
-        """Let `new` take over the record of `old` and its open orders, unless `new` has had keys of its own."""
+    def rename(self, old: str, new: str, now: datetime) -> bool:
+        """Let `new` take over the record of `old` and its open orders, unless `new` has had keys of its own.
+
+        Whether it did.
+        """
         records = tables.records
         with self._transaction(writing=True) as connection:
             record, version = self._load(connection, old)
             own, _ = self._load(connection, new)
             if not version or own.next_generation > 1 or own.generations:
-                return
+                return False
             connection.execute(sa.delete(records).where(records.c.policy.in_((old, new))))
             connection.execute(sa.delete(tables.outlooks).where(tables.outlooks.c.policy == old))
             waiting = (tables.orders.c.policy == old) & tables.orders.c.closed_at.is_(None)
@@ -167,6 +170,7 @@ class Store:
             event = Event("policy.renamed", f"policy {old} is now called {new}", new)
             renamed = replace(record, policy=new, paused=record.paused or own.paused)
             self._write(connection, new, 0, record, Change(renamed, (event,)), now)
+            return True
 
     def _load(self, connection: sa.Connection, policy: str) -> tuple[Record, int]:
         row = connection.execute(

@@ -9,6 +9,7 @@ import pytest
 import sqlalchemy as sa
 from world import Death, World
 
+from rotator.errors import StateUnavailable
 from rotator.model import OrderKind
 from rotator.secret import fingerprint
 
@@ -532,6 +533,89 @@ def test_an_outcome_that_could_not_be_written_down_is_kept_with_its_secret(world
     (key,) = world.ours()
     assert app(world) == world.neon.secret_of(key)
     assert world.neon.revoked() == []
+
+
+def _hand_off_that_waits(world: World) -> int:
+    """A new key that the first sink has and the second does not take; its id."""
+    world.boundaries.watch = lambda name: _block_raw(world) if name == "before deliver" else None
+    world.settle_turn("ci")
+    world.boundaries.watch = lambda _: None
+    (key,) = world.ours()
+    assert world.engine.in_hand("ci")
+    return key
+
+
+def _block_raw(world: World) -> None:
+    (world.folder / "raw.key").mkdir(exist_ok=True)
+
+
+RENAMED = TWO_FILES.replace("  ci:", "  other:\n    renamed_from: ci")
+
+
+def test_a_policy_that_is_renamed_during_a_hand_off_keeps_its_secret_in_hand(world: World) -> None:
+    key = _hand_off_that_waits(world)
+
+    world.configure(RENAMED)
+    world.engine.turn("ci")  # whichever name has the first turn
+    (world.folder / "raw.key").rmdir()
+    world.push(minutes=20)
+    world.settle()
+
+    assert world.ours() == [key]
+    assert app(world) == raw(world) == world.neon.secret_of(key)
+
+
+def test_an_outcome_that_is_not_written_down_yet_follows_its_policy_to_the_new_name(world: World) -> None:
+    world.boundaries.watch = lambda name: _break_state(world) if name == "after create_key" else None
+    world.settle_turn("ci")
+    world.boundaries.watch = lambda _: None
+    (key,) = world.ours()
+
+    world.configure(RENAMED)
+    world.engine.turn("other")
+    _mend_state(world)
+    world.push(seconds=20)
+    world.settle()
+
+    assert world.ours() == [key]
+    assert raw(world) == world.neon.secret_of(key)
+    assert world.status("other")["live"]["id"] == key
+
+
+def test_a_configuration_that_cannot_be_taken_up_changes_nothing(world: World) -> None:
+    key = _hand_off_that_waits(world)
+    before = world.engine.setup
+    with sa.create_engine(f"sqlite:///{world.folder}/state.db").begin() as connection:
+        connection.exec_driver_sql(
+            "CREATE TRIGGER full BEFORE UPDATE ON records BEGIN SELECT RAISE(ABORT, 'database or disk is full'); END"
+        )
+
+    with pytest.raises(StateUnavailable):
+        world.configure(RENAMED)
+
+    assert world.engine.setup is before
+    _mend_state(world)
+    (world.folder / "raw.key").rmdir()
+    world.push(minutes=20)
+    world.settle_turn("ci")
+    assert world.status("ci")["live"]["id"] == key
+
+
+def test_a_turn_under_way_ends_when_the_configuration_is_loaded_again(world: World) -> None:
+    loaded = False
+
+    def load(name: str) -> None:
+        nonlocal loaded
+        if name == "after create_key" and not loaded:
+            loaded = True
+            world.configure(TWO_FILES.replace("[app, raw]", "[raw]"))
+
+    world.boundaries.watch = load
+    world.settle()
+
+    (key,) = world.ours()
+    assert raw(world) == world.neon.secret_of(key)
+    assert not (world.folder / "app.env").exists()
 
 
 def _break_state(world: World) -> None:
