@@ -21,6 +21,9 @@ not perfect. So up to two seconds (the whole second, and one more) are nobody's 
 - `Date` older than the newest time in the state: the same doubt. There is no older estimate of
   Neon's time to keep then, so `now()` follows the answers, distrusted until two more agree.
 
+Monotonic time is counted since the machine was started, where the system has such a clock: the usual one stands
+still while the machine sleeps, and a list from before would pass for a fresh one after it woke.
+
 Before the first answer `now()` is the machine's own clock, which is dropped for good with that answer,
 however far off it was: it never was Neon's time, so changing over is no jump.
 """
@@ -39,6 +42,10 @@ AGREEING = 2
 _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 
 
+def _since_boot() -> float:
+    return time.clock_gettime(time.CLOCK_BOOTTIME) if hasattr(time, "CLOCK_BOOTTIME") else time.monotonic()
+
+
 def _local() -> datetime:
     return datetime.now(UTC)
 
@@ -46,7 +53,7 @@ def _local() -> datetime:
 class NeonClock:
     """Neon's time. Every method may be called from any thread."""
 
-    def __init__(self, monotonic: Callable[[], float] = time.monotonic, local: Callable[[], datetime] = _local) -> None:
+    def __init__(self, monotonic: Callable[[], float] = _since_boot, local: Callable[[], datetime] = _local) -> None:
         self.monotonic = monotonic
         self._local = local
         self._lock = threading.Lock()

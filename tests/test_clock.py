@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable
 from datetime import UTC, datetime, timedelta
 
@@ -55,6 +56,19 @@ def test_before_the_first_answer_it_is_the_local_clock() -> None:
     assert machine.clock.now() == NOON + timedelta(hours=2)
     assert machine.clock.skew() is None
     assert machine.clock.distrust == ""
+
+
+@pytest.mark.skipif(not hasattr(time, "CLOCK_BOOTTIME"), reason="this system has no clock that counts sleep")
+def test_a_machine_that_slept_is_as_much_later(monkeypatch: pytest.MonkeyPatch) -> None:
+    since_boot = 5000.0
+    monkeypatch.setattr(time, "clock_gettime", lambda clock: {time.CLOCK_BOOTTIME: since_boot}[clock])
+    clock = NeonClock()
+    clock.heard(NOON, clock.monotonic())
+
+    since_boot += 3600
+
+    assert clock.now() == NOON + timedelta(hours=1)
+    assert clock.distrust == ""
 
 
 @pytest.mark.parametrize("wrong", [-1e6, -3, 0, 400, 1e8])
