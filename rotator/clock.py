@@ -42,7 +42,8 @@ AGREEING = 2
 _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 
 
-def _since_boot() -> float:
+def since_boot() -> float:
+    """Seconds since the machine was started, sleep included; the same for all its processes."""
     return time.clock_gettime(time.CLOCK_BOOTTIME) if hasattr(time, "CLOCK_BOOTTIME") else time.monotonic()
 
 
@@ -53,7 +54,7 @@ def _local() -> datetime:
 class NeonClock:
     """Neon's time. Every method may be called from any thread."""
 
-    def __init__(self, monotonic: Callable[[], float] = _since_boot, local: Callable[[], datetime] = _local) -> None:
+    def __init__(self, monotonic: Callable[[], float] = since_boot, local: Callable[[], datetime] = _local) -> None:
         self.monotonic = monotonic
         self._local = local
         self._lock = threading.Lock()
@@ -136,6 +137,11 @@ class NeonClock:
                 self._rival, self._distrust = None, ""
         else:
             self._doubt(least, _jump_of(least - offset))
+
+
+def carried_on(told: datetime, at: float, since_boot: float) -> datetime:
+    """Neon's time, by what it was `at` that time since the boot; as it was then, if the machine was started again."""
+    return told + timedelta(seconds=max(0.0, since_boot - at))
 
 
 def _agrees(offset: timedelta, least: timedelta, most: timedelta) -> bool:

@@ -83,6 +83,12 @@ class Lists:
         with account.lock:
             return self._fetch(name, account, now, polled=True)
 
+    def keep(self, names: Set[str]) -> None:
+        """Forget the accounts that are not in use any more: what is told must not be as old as their lists."""
+        with self._guard:
+            for name in self._accounts.keys() - names:
+                del self._accounts[name]
+
     def renew(self) -> None:
         """Forget failures: the configuration changed, so the next read may succeed."""
         with self._guard:

@@ -36,6 +36,8 @@ class Provider(Protocol):
 
 
 class Clock(Protocol):
+    monotonic: Callable[[], float]
+
     def now(self) -> datetime: ...
     @property
     def distrust(self) -> str: ...

@@ -48,8 +48,10 @@ class Rounds:
         """
         records = self._state.records()
         self._outside.remember_all(records)
-        for account in sorted(accounts_in_use(self._engine.setup.policies, records)):
+        accounts = accounts_in_use(self._engine.setup.policies, records)
+        for account in sorted(accounts):
             self._poll_account(account)
+        self._outside.lists.keep(accounts)
         lists = self._outside.lists.newest()
         if self._outside.since is None and lists:
             self._outside.since = min(listing.requested_at for listing in lists.values())
@@ -61,6 +63,7 @@ class Rounds:
         self._flag_unused(records, lists, complete)
         if lists:  # what is told is as old as what it rests on
             self._state.set_meta("as_of", min(listing.requested_at for listing in lists.values()).isoformat())
+        self._state.set_meta("clock", f"{self._clock.now().isoformat()} {self._clock.monotonic():.3f}")
         return self._engine.waiting_for_poll() | self._concerned(records)
 
     def prune(self) -> None:

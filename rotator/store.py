@@ -15,6 +15,7 @@ outcome stands in the history. SQLite uses the freed room again; the file does n
 from __future__ import annotations
 
 import json
+import re
 import sqlite3
 import threading
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
@@ -39,6 +40,7 @@ from rotator.transitions import Change
 __all__ = ["GENESIS", "SCHEMA_VERSION", "Entry", "Limits", "Notice", "Store", "Verdict", "chained"]
 
 _SAMPLES_KEPT = 100
+_SECONDS = re.compile(r"\d{1,10}\.\d{3}", re.ASCII)
 _NOTICES_AT_ONCE = 100
 
 
@@ -338,6 +340,15 @@ class Store:
         """How old the lists are that the last decisions rest on; None before the first."""
         told = self.meta("as_of")
         return time_of(told) if told else None
+
+    def clock_reading(self) -> tuple[datetime, float] | None:
+        """Neon's time and the seconds since the boot, as the service left them at its last poll; None before that."""
+        told, _, at = (self.meta("clock") or "").partition(" ")
+        if not told:
+            return None
+        if not _SECONDS.fullmatch(at):
+            raise StateUnavailable("a time in the state is damaged", "restore the state from a backup")
+        return time_of(told), float(at)
 
     def flags(self) -> dict[int, datetime]:
         """The keys that are flagged as unused, each with since when."""

@@ -10,7 +10,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from rotator.clock import NeonClock
+from rotator.clock import NeonClock, carried_on
 
 NOON = datetime(2026, 11, 23, 12, tzinfo=UTC)
 
@@ -203,3 +203,8 @@ class TestTheNewestRecordedTime:
         machine.passes(1).answers().passes(1).answers()
         assert machine.clock.distrust == ""
         assert machine.behind == 0
+
+
+def test_another_process_carries_on_neons_time() -> None:
+    assert carried_on(NOON, 5000.0, 5000.0 + 3600) == NOON + timedelta(hours=1)
+    assert carried_on(NOON, 5000.0, 12.0) == NOON, "the machine was started again"

@@ -9,6 +9,7 @@ import pytest
 import sqlalchemy as sa
 from world import Death, World
 
+from rotator.clock import carried_on
 from rotator.errors import StateUnavailable
 from rotator.model import OrderKind
 from rotator.secret import fingerprint
@@ -806,6 +807,28 @@ def test_what_is_told_is_as_old_as_the_list_that_it_rests_on(world: World) -> No
     world.neon.clear_faults()
     world.settle()
     assert world.store.meta("as_of") != told
+
+
+def test_what_is_told_is_not_as_old_as_the_list_of_an_account_that_is_not_used_any_more(world: World) -> None:
+    world.configure(TWO_FILES + "    scope: {organization: org-sandbox}\n")
+    world.settle()
+    world.configure(TWO_FILES)
+    world.live_through(3 * DAY, step=3600)
+    told = world.store.meta("as_of")
+    world.live_through(DAY, step=3600)
+    assert world.store.meta("as_of") != told
+
+
+def test_an_order_beside_the_service_is_of_this_moment_however_long_ago_the_last_list_was_read(world: World) -> None:
+    world.settle()
+    world.neon.fault("error_before", on="list", times=None)
+    world.live_through(5 * 3600, step=600)
+    world.push(hours=2)
+
+    left = world.store.clock_reading()
+    assert left is not None
+    at = carried_on(*left, world.clock.monotonic())
+    assert abs((world.clock.now() - at).total_seconds()) < 1
 
 
 def test_a_restart_does_not_make_a_frozen_signal_credible(world: World) -> None:

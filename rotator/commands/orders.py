@@ -261,8 +261,10 @@ def _record(assembly: Assembly, order: Order) -> None:
 
 def _state_time(store: Store) -> datetime:
     """A time on Neon's clock as good as the state knows it: never before anything that is recorded."""
-    told, newest = store.as_of(), store.newest_time()
-    times = [told, newest + timedelta(microseconds=1) if newest else None]
+    from rotator.clock import carried_on, since_boot
+
+    left, newest = store.clock_reading(), store.newest_time()
+    times = [carried_on(*left, since_boot()) if left else None, newest + timedelta(microseconds=1) if newest else None]
     return max((time for time in times if time is not None), default=datetime.now(UTC))
 
 
