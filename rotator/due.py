@@ -17,6 +17,7 @@ from rotator.model import (
     Every,
     Generation,
     OnMissing,
+    OrderKind,
     Policy,
     Record,
     Step,
@@ -221,8 +222,8 @@ def _backing_off(policy: Policy, record: Record, keys: Seen, now: datetime, reas
     order = rotate_order(record)
     failure = record.failure
     if failure is not None and failure.retry_at is not None and failure.retry_at > now:
-        new_order = order is not None and order.at > failure.at
-        if not new_order:
+        tried = failure.order or 0  # by number: before Neon's first answer the time is that of the local clock
+        if all(o.kind is not OrderKind.ROTATE or o.id <= tried for o in record.orders):
             return _waiting(
                 failure.retry_at,
                 f"a rotation is due ({reason.why}); the last attempt failed: {failure.why}; next try at "

@@ -355,13 +355,17 @@ class Order:
 
 @dataclass(frozen=True)
 class Failure:
-    """Failed attempts to mint in a row: how many, since when, when to try again, what the last one said."""
+    """Failed attempts to mint in a row: how many, since when, when to try again, what the last one said.
+
+    `order` is the newest order to rotate that the last attempt could not carry out.
+    """
 
     count: int
     since: datetime
     at: datetime
     why: str
     retry_at: datetime | None = None
+    order: int | None = None
 
 
 @dataclass(frozen=True, kw_only=True)

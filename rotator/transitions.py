@@ -477,7 +477,8 @@ def retry_now(record: Record) -> Record:
 def _failed(record: Record, why: str, lot: float, retry_after: timedelta | None, now: datetime) -> Failure:
     count = record.failure.count + 1 if record.failure else 1
     since = record.failure.since if record.failure else now
-    return Failure(count=count, since=since, at=now, why=why, retry_at=now + _pause(count, lot, retry_after))
+    order = max((o.id for o in record.orders if o.kind is OrderKind.ROTATE), default=None)
+    return Failure(count, since, now, why, now + _pause(count, lot, retry_after), order)
 
 
 def _pause(failures: int, lot: float, retry_after: timedelta | None) -> timedelta:

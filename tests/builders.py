@@ -227,8 +227,10 @@ def a_rotation(*, since: datetime = NOW - HOUR, **changes: Any) -> Rotation:
     return Rotation(since=since, why="it was due", **changes)
 
 
-def a_failure(*, retry_at: datetime | None = NOW + MINUTE, at: datetime = NOW - MINUTE, count: int = 1) -> Failure:
-    return Failure(count=count, since=at, at=at, why="the sink is down", retry_at=retry_at)
+def a_failure(*, retry_at: datetime | None = NOW + MINUTE, count: int = 1, order: int | None = None) -> Failure:
+    """One that was a minute ago; `order` could not be carried out."""
+    at = NOW - MINUTE
+    return Failure(count=count, since=at, at=at, why="the sink is down", retry_at=retry_at, order=order)
 
 
 def a_closed_name(number: int, **changes: Any) -> ClosedName:

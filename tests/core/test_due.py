@@ -766,15 +766,21 @@ DRIFT = seen(a_record(a_live(6, APP)), contents={APP.target: "sha256:foreign"})
         record=a_record(a_live(6, **OLD_ENOUGH), failure=a_failure(retry_at=None)),
     ),
     row(
-        "an order that is younger than the failure passes its pause",
+        "an order that no attempt was made for passes the pause",
         Do.MINT,
-        record=a_record(a_live(6), failure=a_failure(), orders=(an_order(at=NOW - 59 * SECOND),)),
+        record=a_record(a_live(6), failure=a_failure(order=1), orders=(an_order(2),)),
     ),
     row(
         "an order whose own attempt failed backs off",
         Do.WAIT,
         "next try at",
-        record=a_record(a_live(6), failure=a_failure(at=NOW - MINUTE), orders=(an_order(at=NOW - MINUTE),)),
+        record=a_record(a_live(6), failure=a_failure(order=2), orders=(an_order(1), an_order(2))),
+    ),
+    row(
+        "an order whose own attempt failed backs off, though the failure was noted by a local clock that is behind",
+        Do.WAIT,
+        "next try at",
+        record=a_record(a_live(6), failure=a_failure(order=1), orders=(an_order(1, at=NOW + HOUR),)),
     ),
     row(
         "several attempts were lost: the back-off of the state",

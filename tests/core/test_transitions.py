@@ -152,6 +152,13 @@ def test_a_failed_creation_is_counted_and_told_once() -> None:
     assert told(second) == ("rotation.failed", "again", 7, None, named(7), False)
 
 
+def test_a_failure_notes_the_order_that_it_could_not_carry_out() -> None:
+    record = a_record(a_live(6), orders=(an_order(2), an_order(3), a_revoke_order(106, 4)))
+    failed = transitions.not_created(record, WHY, 0.0, None, NOW).record.failure
+    assert failed is not None
+    assert failed.order == 3
+
+
 def test_a_failure_that_lasts_is_told_daily() -> None:
     record = a_record(failure=a_failure(), failure_notified_at=NOW - DAY)
     assert told(transitions.not_created(record, WHY, 0.0, None, NOW))[-1]
