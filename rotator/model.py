@@ -323,7 +323,8 @@ class Rotation:
 class ClosedName:
     """The name of an intent, or of a key that left the list, under which a key may yet turn up.
 
-    `offered` are the targets that may hold it then.
+    `offered` are the targets that may hold it then. `key_id` is the key's, if it is known: then no other key of that
+    name is meant, for names that people give are given again.
     """
 
     name: str
@@ -332,6 +333,7 @@ class ClosedName:
     closed_at: datetime
     generation: int
     offered: tuple[str, ...] = ()
+    key_id: int | None = None
 
 
 class OrderKind(StrEnum):

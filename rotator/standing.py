@@ -134,6 +134,13 @@ def result_of(intent: Intent, listing: KeyList) -> Key | None:
     return made_under(intent.name, intent.at, listing)
 
 
+def found_again(closed: ClosedName, listing: KeyList) -> Key | None:
+    """The key that a remembered name was kept for, if it is in the list."""
+    if closed.key_id is not None:
+        return listing.keys.get(closed.key_id)
+    return made_under(closed.name, closed.not_before, listing)
+
+
 def made_under(name: str, not_before: datetime, listing: KeyList) -> Key | None:
     """The key of this name that was created since `not_before`.
 
@@ -152,7 +159,7 @@ def turned_up(record: Record, keys: Keys) -> list[tuple[ClosedName, Key]]:
     found = []
     for closed in record.closed:
         listing = list_of(keys, closed.scope)
-        key = made_under(closed.name, closed.not_before, listing) if listing else None
+        key = found_again(closed, listing) if listing else None
         if key is not None and key.id not in known:
             found.append((closed, key))
     return found

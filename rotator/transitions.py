@@ -154,7 +154,7 @@ def close_intent(record: Record, key: Key | None, why: str, now: datetime) -> Ch
 
 def recover(record: Record, key: Key, why: str, now: datetime) -> Change:
     """A key turned up under a remembered name: an orphan. Sinks may have had a later key since they were offered it."""
-    closed = next(c for c in record.closed if c.name == key.name)
+    closed = next(c for c in record.closed if c.key_id == key.id or (c.key_id is None and c.name == key.name))
     later = [g for g in record.generations if g.number > closed.generation]
     superseded = {
         target: min(g.receipts[target] for g in later if target in g.receipts)
@@ -404,15 +404,14 @@ def forget(record: Record, key_id: int, why: str, now: datetime) -> Change:
     change = revoked(record, key_id, why, now)
     if generation.revocation is None:
         change = replace(change, events=(_event("key.gone", why, record, generation),))
-    if generation.adopted:
-        return change
     closed = ClosedName(
         generation.name,
         generation.scope,
         generation.created_at,
         now,
         generation.number,
-        tuple(generation.offers),
+        (*generation.offers, *(target for target in generation.excused if target not in generation.offers)),
+        generation.key_id,
     )
     return replace(change, record=replace(change.record, closed=(*change.record.closed, closed)))
 

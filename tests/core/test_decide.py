@@ -206,6 +206,19 @@ LATE_KEY = a_foreign(107, named(7), created_at=FIRST + 7 * DAY)
         keys=seen(REMEMBERED, a_foreign(107, named(7), created_at=FIRST + 7 * DAY - JUMP - 2 * SECOND)),
     ),
     row(
+        "a key that was known is found again by its id",
+        Do.RECOVER,
+        record=a_record(a_live(8), closed=(a_closed_name(7, key_id=107),)),
+        keys=seen(REMEMBERED, LATE_KEY),
+        key_id=107,
+    ),
+    row(
+        "another key of the name of one that was known is somebody else's, for people give names again",
+        Do.WAIT,
+        record=a_record(a_live(8), closed=(a_closed_name(7, key_id=99),)),
+        keys=seen(REMEMBERED, LATE_KEY),
+    ),
+    row(
         "a key that the record knows is not found twice",
         Do.WAIT,
         record=a_record(a_live(7), closed=(a_closed_name(7),)),

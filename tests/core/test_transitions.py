@@ -568,7 +568,7 @@ def test_a_revoked_key_that_no_sink_got_last_makes_nothing_due(orphan: Generatio
 def test_a_key_that_somebody_else_revoked_is_forgotten_and_its_name_remembered() -> None:
     old = a_retiring(5, CI, APP, scope=ORG)
     change = transitions.forget(a_record(old, a_live(6), closed=(a_closed_name(2),)), 105, WHY, NOW)
-    closed = ClosedName(named(5), ORG, old.created_at, NOW, 5, (CI.target, APP.target))
+    closed = ClosedName(named(5), ORG, old.created_at, NOW, 5, (CI.target, APP.target), 105)
     assert change.record == a_record(a_live(6), closed=(a_closed_name(2), closed))
     assert told(change) == ("key.gone", WHY, 5, 105, named(5), False)
 
@@ -585,10 +585,14 @@ def test_a_live_key_that_is_gone_as_was_asked_makes_a_rotation_due() -> None:
     assert (record.rotation.since, record.rotation.urgent) == (NOW, True)
 
 
-def test_an_adopted_key_that_is_gone_would_be_somebody_else_s_if_it_came_back() -> None:
-    record = transitions.forget(a_record(an_adopted(retiring_since=NOW), a_live(6)), 50, WHY, NOW).record
-    assert record.closed == ()
+def test_an_adopted_key_that_is_gone_is_remembered_by_its_id_with_the_sinks_that_had_it() -> None:
+    adopted = an_adopted(retiring_since=NOW)
+    record = transitions.forget(a_record(adopted, a_live(6)), 50, WHY, NOW).record
+    assert record.closed == (ClosedName(adopted.name, PERSONAL, adopted.created_at, NOW, 0, (CI.target,), 50),)
     assert record.generations == (a_live(6),)
+    again = transitions.recover(record, a_foreign(50, adopted.name), WHY, NOW).record
+    assert set(again.generations[-1].offers) == {CI.target}, "its consumers may have it still"
+    assert again.closed == ()
 
 
 def test_a_key_that_is_not_in_the_record_cannot_change() -> None:
