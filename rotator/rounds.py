@@ -174,6 +174,12 @@ class Rounds:
                 if key_id not in listing.keys:
                     continue
                 own = self._outside.own(self._outside.lists.newest())
+                if not own:  # it might be the very key that the order would be carried out with
+                    why = (
+                        f"key {key_id} is not revoked: which key this program uses itself is not known, as Neon's "
+                        "list does not show its last calls; set neon.api_key_id, or order it again"
+                    )
+                    return Event("order.lapsed", why, key_id=key_id, notify=True)
                 if key_id in own:
                     why = f"key {key_id} is not revoked: it is the management key ({own[key_id]})"
                     return Event("order.lapsed", why, key_id=key_id, notify=True)

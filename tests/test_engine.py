@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -406,6 +407,19 @@ def test_the_management_key_is_not_revoked_by_order(world: World, person_sees: C
     assert any(key.id == world.neon.management_key_id for key in world.neon.keys())
     assert "management key" in world.told("order.lapsed")[0].why
     person_sees(world.told("order.lapsed")[0].why)
+
+
+def test_while_nobody_knows_which_key_is_ours_none_is_revoked_by_order(world: World) -> None:
+    world.engine.configure(replace(world.engine.setup, api_key_id=None))
+    world.settle()
+    world.neon.fault("usage_frozen", on="list", times=None)
+    world.live_through(3600, step=600)
+    world.order(OrderKind.REVOKE, key_id=world.neon.management_key_id, unmanaged=True)
+
+    world.settle()
+
+    assert any(key.id == world.neon.management_key_id for key in world.neon.keys())
+    assert "set neon.api_key_id" in world.told("order.lapsed")[0].why
 
 
 def test_a_key_is_adopted_without_being_issued_anew(tmp_path: Path) -> None:
