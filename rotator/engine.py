@@ -90,9 +90,9 @@ class Engine:
             self.outside.remember(record)
 
     def configure(self, setup: Setup) -> None:
-        """Act on this from now on. Hand-offs that wait are tried at once. Raises StateUnavailable; then all stays as it was.
+        """Act on this from now on. Hand-offs that wait are tried at once; policies get new names with their next turn.
 
-        Policies get their new names before their next turn.
+        Raises StateUnavailable; then all stays as it was.
         """
         names = list(self._state.records())
         for record in self._state.change_many(self._clock.now(), dict.fromkeys(names, _retry_now)).values():
@@ -110,9 +110,10 @@ class Engine:
         # Nobody holds one turn's lock and waits for another's but here, one thread at a time.
         with self._renaming, self._turn_lock(old), self._turn_lock(new):
             if self._state.rename(old, new, self._clock.now()):
-                for memory in (self._hands, self._unwritten):
-                    if old in memory:
-                        memory[new] = memory.pop(old)
+                if old in self._hands:
+                    self._hands[new] = self._hands.pop(old)
+                if old in self._unwritten:
+                    self._unwritten[new] = self._unwritten.pop(old)
             self._renamed.add(new)
 
     # A turn

@@ -768,6 +768,16 @@ def an_outlook(do: Do = Do.WAIT, why: str = "so") -> dict[str, Any]:
     return outlook_of(Step(do, why), NOW)
 
 
+def test_a_reading_of_neons_clock_is_kept_and_a_damaged_one_is_told(store: Store) -> None:
+    assert store.clock_reading() is None
+    store.set_meta("clock", f"{NOW.isoformat()} 5000.250")
+    assert store.clock_reading() == (NOW, 5000.25)
+    for damaged in ("yesterday 5000.250", f"{NOW.isoformat()} nan", NOW.isoformat()):
+        store.set_meta("clock", damaged)
+        with pytest.raises(StateUnavailable, match="a time in the state is damaged"):
+            store.clock_reading()
+
+
 def test_outlooks_and_words_about_the_whole_are_what_was_last_told(store: Store) -> None:
     store.set_outlooks({"ci": an_outlook(), "other": an_outlook(Do.MINT)})
     store.set_outlooks({"ci": an_outlook(Do.REFUSE)})
