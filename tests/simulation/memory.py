@@ -7,7 +7,7 @@ before and after each transaction, with whether it writes; what it raises before
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from datetime import datetime
@@ -17,7 +17,9 @@ from rotator.model import Event, Order, Record
 from rotator.ports import Transition
 from rotator.rhythm import Sample
 from rotator.secret import blank
-from rotator.store_tables import GENESIS, Entry, Notice, chained, document_of, parse_record, text_of, time_of
+from rotator.store import LIMITS
+from rotator.store_history import GENESIS, Entry, chained
+from rotator.store_tables import Notice, document_of, parse_record, text_of, time_of
 from rotator.transitions import Change
 
 SAMPLES_KEPT = 100
@@ -251,6 +253,18 @@ class Memory:
     def newest_uses(self) -> dict[int, datetime]:
         with self._transaction(writing=False):
             return {key_id: max(kept) for key_id, kept in self._samples.items()}
+
+    def drop_samples(self, key_ids: Collection[int]) -> None:
+        with self._transaction(writing=True):
+            for key_id in key_ids:
+                self._samples.pop(key_id, None)
+
+    def prune(self, now: datetime) -> list[Event]:
+        """No world lasts so long that anything is beyond the limits."""
+        with self._transaction(writing=True):
+            assert len(self.entries) <= LIMITS.history
+            assert len(self._notices) <= LIMITS.notices
+        return []
 
     # For the invariants
 

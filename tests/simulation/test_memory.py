@@ -131,6 +131,8 @@ def _call(lots: random.Random, at: datetime) -> Callable[[Any], object]:
         lambda state: state.set_flags(flags[:2], flags[1:], events, at),
         lambda state: state.add_samples(samples * lots.randrange(1, 2)),
         lambda state: (state.samples(samples[0].key_id), state.newest_uses()),
+        lambda state: state.drop_samples([samples[0].key_id, 7]),
+        lambda state: state.prune(at),
         lambda state: (state.newest_time(), state.head()),
     ]
     return lots.choice(calls)

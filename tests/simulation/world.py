@@ -10,7 +10,7 @@ from __future__ import annotations
 import random
 from collections import deque
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import replace
 from datetime import datetime, timedelta
 
@@ -436,9 +436,12 @@ class World:
 
     def _poll(self) -> set[str]:
         try:
-            return self.rounds.poll()
+            concerned = self.rounds.poll()
         except StateUnavailable:
             return set()
+        with suppress(StateUnavailable):
+            self.rounds.prune()
+        return concerned
 
     def _poll_and_wake(self) -> None:
         self.boundary("before a poll")
