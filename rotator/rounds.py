@@ -12,7 +12,7 @@ from dataclasses import replace
 from datetime import datetime
 
 from rotator.engine import Engine
-from rotator.errors import KeyRefused, NeedsPerson, RotatorError, TryLater
+from rotator.errors import KeyRefused, NeedsPerson, RotatorError, StateUnavailable, TryLater
 from rotator.lasting import Lasting
 from rotator.model import Event, Key, KeyList, Order, Record
 from rotator.observe import observe
@@ -37,6 +37,7 @@ class Rounds:
         self._tell = tell
         self._unreadable = Lasting(tell, "list.unreadable", "list.readable")
         self._refused = False
+        self._ended: dict[int, Event] = {}
         self._sampled: dict[int, datetime] | None = None
         self._unseen = state.meta("usage_unseen") or ""
         self._outside.recall(self._unseen)
@@ -158,12 +159,16 @@ class Rounds:
     # Orders that belong to no policy
 
     def obey(self) -> None:
-        """Carry out the orders to revoke keys that no policy owns. Raises StateUnavailable."""
+        """Carry out the orders to revoke keys that no policy owns. Raises StateUnavailable.
+
+        What came of one is kept in memory until it is written down: it is not carried out twice.
+        """
         for order in self._state.open_orders():
             if order.policy is None and order.key_id is not None:
-                event = self._revoke_unowned(order, order.key_id)
-                self._state.close_order(order.id, [event], self._clock.now())
-                self._tell(event)
+                if order.id not in self._ended:
+                    self._ended[order.id] = self._revoke_unowned(order, order.key_id)
+                self._state.close_order(order.id, [self._ended[order.id]], self._clock.now())
+                self._tell(self._ended.pop(order.id))
 
     def _revoke_unowned(self, order: Order, key_id: int) -> Event:
         if not order.unmanaged:
@@ -188,6 +193,8 @@ class Rounds:
                 self._state.tell([_about_key("key.revoking", key, why)], self._clock.now())
                 self._engine.setup.provider.revoke_key(account, key_id, patience=_SENT_WITHIN)
                 return replace(_about_key("api_key.revoked", key, why), notify=True)
+            except StateUnavailable:
+                raise  # nothing was asked of Neon: the order stands
             except RotatorError as error:
                 why = f"Neon did not confirm that key {key_id} is revoked: {error}; order it again"
                 return Event("order.lapsed", why, key_id=key_id, notify=True)

@@ -397,6 +397,32 @@ def test_a_key_of_nobody_is_revoked_only_by_an_order_that_says_so(
     person_sees(world.told("order.lapsed")[0].why)
 
 
+def test_an_order_that_was_carried_out_while_the_state_was_gone_is_told_so_and_not_carried_out_again(
+    world: World,
+) -> None:
+    stranger = world.neon.create_key("terraform").id
+    world.settle()
+    world.order(OrderKind.REVOKE, key_id=stranger, unmanaged=True)
+    state, away = world.store.path, world.store.path.with_name("away")
+
+    def lose_the_state(boundary: str) -> None:
+        if boundary == "after revoke_key":
+            state.rename(away)
+
+    world.boundaries.watch = lose_the_state
+    with pytest.raises(StateUnavailable):
+        world.rounds.obey()
+    assert not state.exists()
+    away.rename(state)
+
+    world.settle()
+
+    assert world.calls("DELETE", "/api_keys") == 1
+    assert [e.event for e in world.store.history(key_id=stranger)] == ["key.revoking", "api_key.revoked"]
+    assert world.store.open_orders() == []
+    assert world.told("order.lapsed") == []
+
+
 @pytest.mark.fault("People", "The management key is to be revoked by order", "It is not touched.")
 def test_the_management_key_is_not_revoked_by_order(world: World, person_sees: Callable[[str], None]) -> None:
     world.settle()

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 from collections import deque
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from datetime import timedelta
 from typing import TYPE_CHECKING, Protocol
 
@@ -140,6 +140,7 @@ class Judge:
         self._told: dict[tuple[str, int | str], int] = {}
         self._done: dict[tuple[str, int | str], int] = {}
         self._attempts: dict[tuple[str, int | str, str], _Attempts] = {}
+        self._unrecorded: dict[tuple[str, int | str, str], _Attempts] = {}
         self._requests: deque[float] = deque()
         self._last_create: dict[int, _Post] = {}
 
@@ -181,6 +182,7 @@ class Judge:
     def failed(self, what: tuple[str, int | str, str], asked: timedelta | None) -> None:
         """An attempt failed for certain."""
         attempts = self._attempts.setdefault(what, _Attempts())
+        self._unrecorded.setdefault(what, replace(attempts))
         attempts.failures, attempts.ended = attempts.failures + 1, self._pace.seconds
         attempts.asked = asked.total_seconds() if asked else 0.0
 
@@ -199,8 +201,10 @@ class Judge:
             self._fail("I9", f"{len(requests)} requests in a minute, {self._world.requests_per_minute} are allowed")
 
     def restarted(self) -> None:
-        """A new process has a rate limit of its own, and so may spend a new burst."""
+        """A new process has a rate limit of its own, so a new burst, and knows of no failure that was not recorded."""
         self._requests.clear()
+        self._attempts |= self._unrecorded
+        self._unrecorded.clear()
         self.write_failed = False
 
     # Creating
@@ -510,6 +514,9 @@ class Judge:
         if about is not None:
             self._told[event.name, about] = self._told.get((event.name, about), 0) + 1
         line = next((line for line in self._world.lines if line.name == event.policy), None)
+        if event.name in ("rotation.failed", "revocation.failed", "order.lapsed"):
+            told = {("revoke", event.key_id), ("deliver", event.key_id), ("create", line.number if line else None)}
+            self._unrecorded = {what: before for what, before in self._unrecorded.items() if what[:2] not in told}
         if line is None:
             return
         now, key = self._pace.seconds, self._world.account.keys.get(event.key_id or 0)
