@@ -73,7 +73,7 @@ class Engine:
         self._outlooks: dict[str, Step] = {}
         self._turns: dict[str, threading.Lock] = {}
         self._slots: dict[str, threading.BoundedSemaphore] = {}
-        self._renamed: set[str] = set()
+        self._renames = _renames(setup, {})
         self._renaming = threading.Lock()
         self._guard = threading.Lock()
 
@@ -84,8 +84,8 @@ class Engine:
 
     def start(self) -> None:
         """Take up the state: records under their new names, and which keys there are."""
-        for policy in self.setup.policies.values():
-            self._rename(policy)
+        for new in list(self._renames):
+            self._rename(new)
         for record in self._state.records().values():
             self.outside.remember(record)
 
@@ -99,22 +99,23 @@ class Engine:
             self.outside.remember(record)
         with self._guard:
             self.outside.setup = setup
-            self._renamed.clear()
+            self._renames = _renames(setup, self._renames)
         self.outside.lists.renew()
 
-    def _rename(self, policy: Policy) -> None:
+    def _rename(self, new: str) -> None:
         """Let a policy take over the record of the one that it was, with the secrets in hand and what is unwritten."""
-        old, new = policy.renamed_from, policy.name
-        if old is None or new in self._renamed:
-            return
-        # Nobody holds one turn's lock and waits for another's but here, one thread at a time.
-        with self._renaming, self._turn_lock(old), self._turn_lock(new):
-            if self._state.rename(old, new, self._clock.now()):
-                if old in self._hands:
-                    self._hands[new] = self._hands.pop(old)
-                if old in self._unwritten:
-                    self._unwritten[new] = self._unwritten.pop(old)
-            self._renamed.add(new)
+        former = self._renames.get(new, ())
+        for old in former:
+            # Nobody holds one turn's lock and waits for another's but here, one thread at a time.
+            with self._renaming, self._turn_lock(old), self._turn_lock(new):
+                if self._state.rename(old, new, self._clock.now()):
+                    if old in self._hands:
+                        self._hands[new] = self._hands.pop(old)
+                    if old in self._unwritten:
+                        self._unwritten[new] = self._unwritten.pop(old)
+        with self._guard:
+            if self._renames.get(new) == former:
+                del self._renames[new]
 
     # A turn
 
@@ -125,10 +126,11 @@ class Engine:
         A policy that is not configured any more has its turns too, of a narrower kind.
         """
         try:
-            setup = self.setup
-            for named in setup.policies.values():
-                if name in (named.name, named.renamed_from):
-                    self._rename(named)
+            with self._guard:
+                setup, renames = self.setup, dict(self._renames)
+            for new, former in renames.items():
+                if name in (new, *former):
+                    self._rename(new)
             with self._turn_lock(name):
                 policy = setup.policies.get(name)
                 self._write_unwritten(name)
@@ -362,6 +364,12 @@ class Engine:
     def _slot(self, target: str) -> threading.BoundedSemaphore:
         with self._guard:
             return self._slots.setdefault(target, threading.BoundedSemaphore(_AT_ONCE_PER_SINK))
+
+
+def _renames(setup: Setup, undone: Mapping[str, tuple[str, ...]]) -> dict[str, tuple[str, ...]]:
+    """By a policy's name, the names that its record may have: a name that was loaded may not have had a turn yet."""
+    asked = {policy.name: policy.renamed_from for policy in setup.policies.values() if policy.renamed_from is not None}
+    return {new: (*undone.get(old, ()), old) for new, old in asked.items()}
 
 
 def outlook_of(step: Step, now: datetime) -> dict[str, Any]:

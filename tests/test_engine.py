@@ -593,6 +593,18 @@ def _block_raw(world: World) -> None:
 RENAMED = TWO_FILES.replace("  ci:", "  other:\n    renamed_from: ci")
 
 
+def test_a_policy_that_is_renamed_twice_before_it_had_a_turn_keeps_its_record(world: World) -> None:
+    world.settle()
+    (before,) = world.ours()
+    world.configure(RENAMED)
+    world.configure(TWO_FILES.replace("  ci:", "  third:\n    renamed_from: other"))
+
+    world.settle()
+
+    assert world.ours() == [before]
+    assert [g.key_id for g in world.record("third").generations] == [before]
+
+
 def test_a_policy_that_is_renamed_during_a_hand_off_keeps_its_secret_in_hand(world: World) -> None:
     key = _hand_off_that_waits(world)
 

@@ -8,6 +8,7 @@ Where the product must rely on a clock that was told wrong, so much is tolerated
 
 from __future__ import annotations
 
+from bisect import bisect_left
 from collections import deque
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
@@ -137,11 +138,13 @@ class Judge:
         self._ids: dict[str, set[int]] = {}
         self._names: dict[str, set[str]] = {}
         self._open_intents: dict[str, str] = {}
+        self._by_order: dict[str, bool] = {}
         self._told: dict[tuple[str, int | str], int] = {}
         self._done: dict[tuple[str, int | str], int] = {}
         self._attempts: dict[tuple[str, int | str, str], _Attempts] = {}
         self._unrecorded: dict[tuple[str, int | str, str], _Attempts] = {}
         self._requests: deque[float] = deque()
+        self._asked: list[float] = []
         self._last_create: dict[int, _Post] = {}
 
     # What effects have in common
@@ -176,8 +179,12 @@ class Judge:
             self._fail("I9", f"{says} {waited:.1f} s after failure {attempts.failures}, which asks for {least:.1f} s")
 
     def _doubted(self, moment: float) -> bool:
-        """Whether what was recorded then may have been by a clock that was behind, or is compared with one."""
-        return any(at > moment - AN_HOUR for at in self._world.doubts)
+        """Whether what was recorded then may have been by a clock that was behind, or is compared with one.
+
+        A clock that stood still is behind until answers of Neon agree, of which it takes three, however long that is.
+        """
+        asked = self._asked[max(bisect_left(self._asked, moment) - 4, 0)] if self._asked else 0.0
+        return any(at > min(moment, asked) - AN_HOUR for at in self._world.doubts)
 
     def failed(self, what: tuple[str, int | str, str], asked: timedelta | None) -> None:
         """An attempt failed for certain."""
@@ -194,6 +201,7 @@ class Judge:
     def requested(self) -> None:
         """A request leaves for Neon."""
         now, requests = self._pace.monotonic(), self._requests
+        self._asked.append(self._pace.seconds)
         requests.append(now)
         while requests[0] <= now - A_MINUTE:
             requests.popleft()
@@ -224,14 +232,11 @@ class Judge:
             if asked < before.at - (slack if slack > CLOCK else 0.0):
                 self._fail("I6", f"{name} is created before a list told what became of {before.name}")
         for key in line.made:
-            underway = key.alive and key.held_by == self._world.process and key.live_at is None and not key.orphaned
+            given_up = key.orphaned or ("key.revoking", key.id) in self._told
+            underway = key.alive and key.held_by == self._world.process and key.live_at is None and not given_up
             if underway and key.by_product:
                 self._fail("I6", f"{name} is created while {key.name} is on its way to the sinks")
-        ordered = [order for order in line.orders if order.kind is OrderKind.ROTATE and not order.used]
-        if ordered:  # an order does not wait
-            for order in ordered:
-                order.used = True
-        else:
+        if not self._by_order.pop(name, False):  # an order does not wait
             self._attempt(("create", line.number, ""), f"{name} is created")
             self._losses(line, name)
             self._due(line, name)
@@ -391,7 +396,9 @@ class Judge:
         self._successor(line, policy, successor, what)
         if key.live_at is not None:
             first = min(later, key=lambda other: other.live_at or 0.0)
-            since = max(first.live_at or 0.0, key.adopted_at or 0.0)
+            # The time of going live is taken before it is written down; the machine may sleep between the two.
+            receipted = max(first.receipted.values(), default=float("inf"))
+            since = max(min(first.live_at or 0.0, receipted), key.adopted_at or 0.0)
             # A machine that was frozen during the hand-off, and has heard nothing of Neon since, cannot know it.
             doubted = any(first.created <= at <= since for at in self._world.frozen)
         else:
@@ -501,6 +508,9 @@ class Judge:
         for line in self._world.lines:
             if line.name in records:
                 for key in line.made:
+                    shown = self._world.provider.shown.get(key.scope.account)
+                    if shown is not None and key.id in shown.keys:
+                        key.lacked = 0  # not before: a process that died has not remembered that it saw the key again
                     if key.alive and key.by_product:
                         self._known(key)
 
@@ -519,6 +529,11 @@ class Judge:
             self._unrecorded = {what: before for what, before in self._unrecorded.items() if what[:2] not in told}
         if line is None:
             return
+        if event.name == "key.intended":  # it ends the orders that there are; one that is given now asks for another
+            orders = [order for order in line.orders if order.kind is OrderKind.ROTATE and not order.used]
+            self._by_order[event.key_name or ""] = bool(orders)
+            for order in orders:
+                order.used = True
         now, key = self._pace.seconds, self._world.account.keys.get(event.key_id or 0)
         if event.name == "rotation.live" and key is not None:
             without = [name for name in line.places if name not in key.receipted]

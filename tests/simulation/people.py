@@ -410,8 +410,10 @@ class People:
 
     def rename_policy(self, lot: float) -> bool:
         line = self._line(lot)
-        if line is None or line.desired is None or line.desired.name != line.name:
+        if line is None or line.desired is None or line.policy is None or line.desired.name != line.name:
             return False
+        if line.policy.name != line.name:
+            return False  # a name that was never loaded says nothing to the service
         self.strays += 1
         name = f"renamed-{self.strays}"
         return self._reload(line, replace(line.desired, name=name, renamed_from=line.name))

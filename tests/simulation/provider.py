@@ -149,7 +149,7 @@ class Provider:
         self._note_uses(answer)
         for made in self._account.alive.values():
             if made.line is not None and made.scope.account == account:
-                made.lacked = 0 if made.id in answer else made.lacked + 1
+                made.lacked += made.id not in answer
         return KeyList(account=account, requested_at=asked_at, keys=answer)
 
     def create_key(self, scope: Scope, name: str) -> tuple[Key, Secret]:

@@ -83,6 +83,7 @@ class World:
         self._named: dict[str, int] = {}
         self._loading: dict[int, Policy | None] = {}
         self._acting: list[str] = []
+        self._is_meanwhile = False
         self._outside = False
         self._booting = False
         self._decided = 0.0
@@ -506,9 +507,10 @@ class World:
     def _meanwhile(self) -> None:
         """What other threads do while this one waits for an answer."""
         trouble = self.troubles.of("meanwhile")
-        if trouble is None or not self._running or len(self._acting) > 1:
+        if trouble is None or not self._running or len(self._acting) > 1 or self._is_meanwhile:
             return
         self.note(f"*** {trouble.kind}")
+        self._is_meanwhile = True
         before, self._acting = self._acting, []
         failed = self.judge.write_failed, self._state_failed
         if trouble.kind == "configuration loaded meanwhile":
@@ -521,6 +523,7 @@ class World:
                 if line.policy is not None and line.name not in before:
                     self._turn(line.name)
         self._acting = before
+        self._is_meanwhile = False
         self.judge.write_failed, self._state_failed = failed
 
     # The end
