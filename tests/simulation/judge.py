@@ -26,7 +26,7 @@ if TYPE_CHECKING:
     from .provider import Provider
 
 LIST_AGE = 30.0
-A_MINUTE, AN_HOUR = 60.0, 3600.0
+AT_ONCE, A_MINUTE, AN_HOUR = 5.0, 60.0, 3600.0
 CLOCK = 4.0  # what whole seconds and Neon's many machines come to
 WRONG_CLOCK = 2 * 300.0 + CLOCK  # a `Date` that is wrong by less than five minutes is followed
 _LONGEST_PAUSE, _LONGEST_ASKED, _LONGEST_LOST = 900.0, 3600.0, 21600.0
@@ -118,6 +118,7 @@ class Surroundings(Protocol):
     frozen: list[float]
     wrong_dates: list[float]
     clock_mends_within: float
+    clock_is_local: bool
 
     @property
     def acting(self) -> Line | None: ...
@@ -188,10 +189,16 @@ class Judge:
 
     def failed(self, what: tuple[str, int | str, str], asked: timedelta | None) -> None:
         """An attempt failed for certain."""
+        self._written_by_which_clock()
         attempts = self._attempts.setdefault(what, _Attempts())
         self._unrecorded.setdefault(what, replace(attempts))
         attempts.failures, attempts.ended = attempts.failures + 1, self._pace.seconds
         attempts.asked = asked.total_seconds() if asked else 0.0
+
+    def _written_by_which_clock(self) -> None:
+        """Before Neon's first answer to a process its times are the machine's, which may be any."""
+        if self._world.clock_is_local:
+            self._world.doubts.append(self._pace.seconds)
 
     def retry_now(self) -> None:
         """The configuration was loaded again: everything may be tried at once."""
@@ -401,6 +408,8 @@ class Judge:
             since = max(min(first.live_at or 0.0, receipted), key.adopted_at or 0.0)
             # A machine that was frozen during the hand-off, and has heard nothing of Neon since, cannot know it.
             doubted = any(first.created <= at <= since for at in self._world.frozen)
+            # What was forgotten and came back counts from the receipts, which may be by a clock that was in doubt.
+            doubted = doubted or (key.orphaned and self._doubted(since))
         else:
             since = self._superseded_everywhere(line, key, what)
             doubted = self._doubted(since)  # a receipt may have been written down by a clock that was in doubt
@@ -408,7 +417,8 @@ class Judge:
         if now - since < grace - slack and not doubted:
             self._fail("I1", f"{what} {now - since:.0f} s after it was replaced; its grace period is {grace:.0f} s")
         moments = [START + timedelta(seconds=now + off) for off in (-slack, 0.0, slack)]
-        if not any(window_is_open(policy.window, moment) for moment in moments):
+        # A machine that was frozen between the decision and the call knows of it with Neon's next answer.
+        if not any(window_is_open(policy.window, moment) for moment in moments) and not self._doubted(now):
             self._fail("I1", f"{what} outside the rotation window")
         overridden = policy.hold.then is Then.REVOKE and (
             now - since >= grace + policy.hold.at_most.total_seconds() - slack
@@ -450,7 +460,9 @@ class Judge:
         if shown is not None and not ours and self._pace.seconds - shown < quiet.total_seconds() - self._slack():
             ago = self._pace.seconds - shown
             self._fail("I1", f"{what} {ago:.0f} s after a use that Neon showed; {quiet} of silence are asked for")
-        if hold.until_new_key_used and successor.shown is None:
+        # Our own check counts as a use of somebody else's if a wrong `Date` has moved its time.
+        moved = any(self._slack(at + AT_ONCE) != CLOCK for at in successor.checked)
+        if hold.until_new_key_used and successor.shown is None and not moved:
             self._fail("I1", f"{what}, but nobody has used {successor.name} yet")
 
     def killed(self, key: Made) -> None:
@@ -534,6 +546,8 @@ class Judge:
             self._by_order[event.key_name or ""] = bool(orders)
             for order in orders:
                 order.used = True
+        if event.name in ("key.orphaned", "intent.closed"):
+            self._written_by_which_clock()
         now, key = self._pace.seconds, self._world.account.keys.get(event.key_id or 0)
         if event.name == "rotation.live" and key is not None:
             without = [name for name in line.places if name not in key.receipted]

@@ -186,6 +186,11 @@ class World:
         self.lines[number].made.append(key)
         self.judge.created(key)
 
+    @property
+    def clock_is_local(self) -> bool:
+        """Whether the process has heard no time of Neon's yet."""
+        return self.clock.skew() is None
+
     def _wrong_date(self, error: float) -> None:
         self.wrong_dates.append(self.pace.seconds)
         if abs(error) > 300:
