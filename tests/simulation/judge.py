@@ -118,7 +118,9 @@ class Surroundings(Protocol):
     frozen: list[float]
     wrong_dates: list[float]
     clock_mends_within: float
-    clock_is_local: bool
+
+    @property
+    def clock_is_local(self) -> bool: ...
 
     @property
     def acting(self) -> Line | None: ...
