@@ -21,7 +21,7 @@ from collections.abc import Callable, Iterable, Mapping
 from datetime import datetime, timedelta
 from typing import Any
 
-from rotator import transitions
+from rotator import renames, transitions
 from rotator.bookkeeping import bookkeeping
 from rotator.decide import last_step, next_step
 from rotator.due import due
@@ -73,7 +73,7 @@ class Engine:
         self._outlooks: dict[str, Step] = {}
         self._turns: dict[str, threading.Lock] = {}
         self._slots: dict[str, threading.BoundedSemaphore] = {}
-        self._renames = _renames(setup, {})
+        self._renames: renames.Former = {}
         self._renaming = threading.Lock()
         self._guard = threading.Lock()
 
@@ -84,6 +84,7 @@ class Engine:
 
     def start(self) -> None:
         """Take up the state: records under their new names, and which keys there are."""
+        self._renames = renames.wanted(self.setup.policies, renames.read(self._state.meta(renames.META)))
         for new in list(self._renames):
             self._rename(new)
         for record in self._state.records().values():
@@ -97,9 +98,11 @@ class Engine:
         names = list(self._state.records())
         for record in self._state.change_many(self._clock.now(), dict.fromkeys(names, _retry_now)).values():
             self.outside.remember(record)
+        wanted = renames.wanted(setup.policies, self._renames)
+        if wanted:
+            self._state.set_meta(renames.META, renames.written(wanted))
         with self._guard:
-            self.outside.setup = setup
-            self._renames = _renames(setup, self._renames)
+            self.outside.setup, self._renames = setup, wanted
         self.outside.lists.renew()
 
     def _rename(self, new: str) -> None:
@@ -116,6 +119,8 @@ class Engine:
         with self._guard:
             if self._renames.get(new) == former:
                 del self._renames[new]
+            left = dict(self._renames)
+        self._state.set_meta(renames.META, renames.written(left))
 
     # A turn
 
@@ -127,8 +132,8 @@ class Engine:
         """
         try:
             with self._guard:
-                setup, renames = self.setup, dict(self._renames)
-            for new, former in renames.items():
+                setup, wanted = self.setup, dict(self._renames)
+            for new, former in wanted.items():
                 if name in (new, *former):
                     self._rename(new)
             with self._turn_lock(name):
@@ -364,12 +369,6 @@ class Engine:
     def _slot(self, target: str) -> threading.BoundedSemaphore:
         with self._guard:
             return self._slots.setdefault(target, threading.BoundedSemaphore(_AT_ONCE_PER_SINK))
-
-
-def _renames(setup: Setup, undone: Mapping[str, tuple[str, ...]]) -> dict[str, tuple[str, ...]]:
-    """By a policy's name, the names that its record may have: a name that was loaded may not have had a turn yet."""
-    asked = {policy.name: policy.renamed_from for policy in setup.policies.values() if policy.renamed_from is not None}
-    return {new: (*undone.get(old, ()), old) for new, old in asked.items()}
 
 
 def outlook_of(step: Step, now: datetime) -> dict[str, Any]:

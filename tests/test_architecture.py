@@ -18,7 +18,7 @@ ROWS: tuple[tuple[str, ...], ...] = (
     ("due", "revocation", "decide", "bookkeeping", "observe", "usage", "lag", "rhythm"),
     ("foresee", "status", "explain"),
     ("sinks", "neon", "neon_wire", "neon_answers", "store", "store_file", "store_history", "store_tables"),
-    ("ports", "lists", "outside", "engine", "rounds", "notify"),
+    ("ports", "renames", "lists", "outside", "engine", "rounds", "notify"),
     ("config", "settings", "yaml_places", "contradictions", "config_faults", "config_schema"),
     ("assembly",),
     ("glance", "oneshot", "daemon", "web"),

@@ -190,6 +190,7 @@ def furnished(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[Stage,
         store.add_samples([Sample(101, NOW, ("203.0.113.7",))])
         store.set_outlooks({"ci": an_outlook()})
         store.set_meta("usage_unseen", f"101 {NOW.isoformat()}")
+        store.set_meta("renames", json.dumps({"ci": ["app"]}))
     with closing(sqlite3.connect(stage.state)) as connection:
         connection.execute("PRAGMA wal_checkpoint(TRUNCATE)")
     yield stage, stage.state.read_bytes()

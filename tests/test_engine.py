@@ -593,11 +593,18 @@ def _block_raw(world: World) -> None:
 RENAMED = TWO_FILES.replace("  ci:", "  other:\n    renamed_from: ci")
 
 
-def test_a_policy_that_is_renamed_twice_before_it_had_a_turn_keeps_its_record(world: World) -> None:
+@pytest.mark.parametrize("dies", [False, True])
+def test_a_policy_that_is_renamed_twice_before_it_had_a_turn_keeps_its_record(world: World, dies: bool) -> None:
     world.settle()
     (before,) = world.ours()
     world.configure(RENAMED)
-    world.configure(TWO_FILES.replace("  ci:", "  third:\n    renamed_from: other"))
+    third = TWO_FILES.replace("  ci:", "  third:\n    renamed_from: other")
+    if dies:  # and the next process starts with a configuration that knows nothing of the first name
+        world.text = third
+        world.config = world.load()
+        world.restart()
+    else:
+        world.configure(third)
 
     world.settle()
 
