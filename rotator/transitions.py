@@ -228,8 +228,14 @@ def adopt(record: Record, policy: Policy, key: Key, why: str, now: datetime) -> 
 
 
 def checked(record: Record, key_id: int, outcome: Check, now: datetime) -> Change:
-    """Neon said whether it accepts the new key."""
-    generation = replace(find(record, key_id), check=outcome, checked_at=now)
+    """Neon said whether it accepts the new key.
+
+    When that was must not be too early, or our own use would be taken for somebody else's: it was after the key was
+    recorded, and if our clock was behind Neon's then, it may still be.
+    """
+    before = find(record, key_id)
+    behind = max(before.created_at - before.recorded_at, timedelta(0))
+    generation = replace(before, check=outcome, checked_at=max(now, before.recorded_at) + behind)
     if outcome is Check.PASSED:
         generation = replace(generation, seen_at=now)
     said = {

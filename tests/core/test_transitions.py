@@ -336,6 +336,22 @@ def test_a_check_is_remembered_and_is_a_use_of_our_own(outcome: Check, says: str
     assert told(change) == ("key.checked", says, 7, 107, named(7), False)
 
 
+@pytest.mark.parametrize(
+    ("recorded_at", "created_at", "checked_at"),
+    [
+        pytest.param(NOW - SECOND, NOW - SECOND, NOW, id="clocks that agree"),
+        pytest.param(NOW + MINUTE, NOW + MINUTE, NOW + MINUTE, id="a Date that is wrong: not before the recording"),
+        pytest.param(NOW - SECOND, NOW + HOUR, NOW + HOUR + SECOND, id="our clock was behind by an hour and a second"),
+        pytest.param(NOW - SECOND, NOW - HOUR, NOW, id="our clock was ahead"),
+    ],
+)
+def test_our_own_check_is_never_earlier_than_neon_counts_it(
+    recorded_at: datetime, created_at: datetime, checked_at: datetime
+) -> None:
+    new = a_generation(7, check=Check.PENDING, recorded_at=recorded_at, created_at=created_at)
+    assert find(transitions.checked(a_record(new), 107, Check.PASSED, NOW).record, 107).checked_at == checked_at
+
+
 def test_an_offer_is_remembered_before_the_first_byte() -> None:
     change = transitions.offer(a_record(a_generation(7), offered={APP.target: NOW}), 107, CI, WHY, NOW)
     assert change.record == a_record(

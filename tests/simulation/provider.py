@@ -65,6 +65,7 @@ class Hooks:
     latency: Callable[[], float]
     process: Callable[[], int]
     requested: Callable[[], None]
+    heard: Callable[[], None]
     wrong_date: Callable[[float], None]
 
 
@@ -302,6 +303,7 @@ class Provider:
         received = clock.monotonic()
         if answered:
             clock.heard(self._date(), received, sent)
+            self._hooks.heard()
         after, lasted = clock.now(), timedelta(seconds=clock.monotonic() - sent)
         asked_at = min(before, after - lasted) if known else after - lasted
         if counted and not isinstance(failure, KeyRefused):

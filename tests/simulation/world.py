@@ -178,6 +178,7 @@ class World:
             latency=lambda: 0.02 + self._latencies.random() * 0.5,
             process=lambda: self.process,
             requested=self.judge.requested,
+            heard=self.judge.heard,
             wrong_date=self._wrong_date,
         )
 
