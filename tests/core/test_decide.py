@@ -579,6 +579,8 @@ def hand_off(
         record=handing(receipts={CI.target: NOW, VAULT.target: NOW}),
         seen_as=seen(handing(), in_hand={107}, distrust="Neon's clock jumped"),
         until=NOW + 15 * SECOND,
+        coming=Do.GO_LIVE,
+        key_id=107,
     ),
     hand_off(
         "a sink that was taken out owes no receipt",

@@ -771,6 +771,11 @@ DRIFT = seen(a_record(a_live(6, APP)), contents={APP.target: "sha256:foreign"})
         record=a_record(a_live(6), failure=a_failure(order=1), orders=(an_order(2),)),
     ),
     row(
+        "the first order there ever was passes the pause of an attempt without one",
+        Do.MINT,
+        record=a_record(a_live(6), failure=a_failure(), orders=(an_order(1),)),
+    ),
+    row(
         "an order whose own attempt failed backs off",
         Do.WAIT,
         "next try at",

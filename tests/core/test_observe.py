@@ -344,7 +344,10 @@ def test_an_organization_s_list_may_be_empty() -> None:
 
 def test_a_list_without_our_own_key_is_not_believed() -> None:
     listing, after_it = judged({1, 2}, {1, 2}, TWICE, own=9)
-    assert "lacks the management key itself, so it is not believed" in listing.doubt
+    assert listing.doubt == (
+        "Neon's list lacks the management key itself, so it is not believed; if neon.api_key_id is another key's, "
+        "correct it"
+    )
     assert after_it == Judgement(), "the polls that agreed are not in a row any more"
     assert judged({1, 2, 9}, {1, 2}, own=9)[0].doubt == ""
 
