@@ -524,8 +524,10 @@ class Judge:
             if line.name in records:
                 for key in line.made:
                     shown = self._world.provider.shown.get(key.scope.account)
-                    if shown is not None and key.id in shown.keys:
-                        key.lacked = 0  # not before: a process that died has not remembered that it saw the key again
+                    # Not before: a process that died has not remembered that it saw the key again. Nor does it look
+                    # at the list when it only notes an order or loads the configuration.
+                    if line is self._world.acting and shown is not None and key.id in shown.keys:
+                        key.lacked = 0
                     if key.alive and key.by_product:
                         self._known(key)
 

@@ -250,7 +250,8 @@ class World:
 
     @property
     def acting(self) -> Line | None:
-        return self.lines[self._number_of(self._acting[-1])] if self._acting else None
+        """The policy whose turn it is, unless another process acts."""
+        return self.lines[self._number_of(self._acting[-1])] if self._acting and not self._outside else None
 
     def _name(self, line: Line, name: str) -> None:
         line.name = name
@@ -543,7 +544,7 @@ class World:
         weather.empty_until = weather.stale_until = 0.0
         self.state_down_until = self.state_read_only_until = 0.0
         self.account.lag, self.account.frozen = 0.0, None
-        for place in {p.name: p for line in self.lines for p in line.places.values()}.values():
+        for place in {sink.place.name: sink.place for sink in self._sinks.values()}.values():
             place.down_until = place.unreadable_until = 0.0
             place.gone = False
         for line in self.lines:
