@@ -22,7 +22,7 @@ from pydantic import BaseModel
 from rotator import contradictions, yaml_places
 from rotator.config_faults import Faults, did_you_mean
 from rotator.config_schema import json_schema
-from rotator.errors import ConfigError, RotatorError
+from rotator.errors import ConfigError, NeedsPerson, RotatorError
 from rotator.fields import SecretRef
 from rotator.model import Policy
 from rotator.settings import NAME_EXPECTED, NAME_PATTERN, Document, NeonSettings, PolicySettings, UnusedKeys
@@ -116,7 +116,6 @@ class _Sinks:
         self.variables: frozenset[str] = frozenset()
         self._faults = faults
         self._types = sink_types()
-        self._classes: dict[str, type[Sink] | None] = {}
 
     def add(self, name: str, value: object) -> None:
         """Check a sink's settings and build it if they let it be built."""
@@ -139,9 +138,10 @@ class _Sinks:
 
     def _build(self, name: str, kind: str, value: dict[str, Any]) -> None:
         path = ("sinks", name)
-        found = self._class(kind)
-        if found is None:
-            self._faults.add((*path, "type"), f"sinks of type {kind} cannot be loaded; install the package again")
+        try:
+            found = sink_class(kind)
+        except NeedsPerson as error:
+            self._faults.add((*path, "type"), str(error))
             return
         checked = self._faults.check(found.Settings, path, {key: kept for key, kept in value.items() if key != "type"})
         if checked is None or (checked.faulty and (kind != "file" or checked.faulty & _WHERE_A_FILE_SINK_WRITES)):
@@ -153,14 +153,6 @@ class _Sinks:
             self._faults.add(path, str(error))
         except (OSError, RuntimeError):  # what pathlib raises for links that lead back to themselves
             self._faults.add((*path, "path"), "its symbolic links lead nowhere; expected the path of a file")
-
-    def _class(self, kind: str) -> type[Sink] | None:
-        if kind not in self._classes:
-            try:
-                self._classes[kind] = sink_class(kind)
-            except (ImportError, AttributeError):
-                self._classes[kind] = None
-        return self._classes[kind]
 
 
 def _variables(value: object) -> Iterator[str]:

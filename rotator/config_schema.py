@@ -15,6 +15,7 @@ from pydantic import Field, create_model
 from pydantic.errors import PydanticInvalidForJsonSchema
 from pydantic.json_schema import GenerateJsonSchema
 
+from rotator.errors import NeedsPerson
 from rotator.fields import SecretRef, Settings
 from rotator.settings import NAME_PATTERN, Document, NeonSettings, PolicySettings
 from rotator.sinks import sink_class, sink_types
@@ -80,6 +81,6 @@ def _settings(kind: str) -> type[Settings]:
     try:
         settings = sink_class(kind).Settings
         settings.model_json_schema()
-    except (ImportError, AttributeError, PydanticInvalidForJsonSchema):
+    except (NeedsPerson, PydanticInvalidForJsonSchema):
         return _Anything  # a package that is half installed must not cost the schema of the rest
     return settings

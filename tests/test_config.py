@@ -11,9 +11,25 @@ import jsonschema
 import pytest
 import yaml
 from config_builders import EXAMPLE, EXAMPLE_ENVIRON, a_config, faults, loaded, write
+from packages import install
 
 from rotator.config import Config, UnusedKeys, json_schema, load
 from rotator.model import Cron, Every, Hold, OnMissing, Policy, Scope, Then, Window
+
+BUCKET = """
+from typing import Any
+from rotator import fields
+from rotator.errors import NeedsPerson
+from rotator.model import SinkRef
+class BucketSink:
+    class Settings(fields.Settings):
+        bucket: str
+        tags: dict[str, Any] = {}
+    def __init__(self, name, settings):
+        if settings.bucket == 'taken':
+            raise NeedsPerson('the bucket is taken', 'name another')
+        self.ref = SinkRef(name, 'bucket:' + settings.bucket)
+"""
 
 
 @pytest.fixture(scope="module")
@@ -200,25 +216,8 @@ def test_nothing_heavy_is_imported() -> None:
 def other_package(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """A package that brings two types of sinks, one of which cannot be imported."""
     folder = tmp_path / "site"
-    (folder / "other-1.0.dist-info").mkdir(parents=True)
-    (folder / "other-1.0.dist-info" / "METADATA").write_text("Metadata-Version: 2.1\nName: other\nVersion: 1.0\n")
-    (folder / "other-1.0.dist-info" / "entry_points.txt").write_text(
-        "[rotator.sinks]\nbucket = other_sinks:BucketSink\nbroken = no_such_module:Sink\n"
-    )
-    (folder / "other_sinks.py").write_text(
-        "from typing import Any\n"
-        "from rotator import fields\n"
-        "from rotator.errors import NeedsPerson\n"
-        "from rotator.model import SinkRef\n"
-        "class BucketSink:\n"
-        "    class Settings(fields.Settings):\n"
-        "        bucket: str\n"
-        "        tags: dict[str, Any] = {}\n"
-        "    def __init__(self, name, settings):\n"
-        "        if settings.bucket == 'taken':\n"
-        "            raise NeedsPerson('the bucket is taken', 'name another')\n"
-        "        self.ref = SinkRef(name, 'bucket:' + settings.bucket)\n"
-    )
+    types = {"bucket": "other_sinks:BucketSink", "broken": "no_such_module:Sink"}
+    install(folder, "other_sinks", BUCKET, types)
     monkeypatch.syspath_prepend(str(folder))
 
 

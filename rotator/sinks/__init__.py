@@ -2,7 +2,8 @@
 
 A sink is a class with the promises of `Sink` below. The three that come with the program are named
 here; other packages add theirs through the entry point group `rotator.sinks`. A sink's module is
-imported only when a configuration names its type, and imports its own libraries only when used.
+imported only when a configuration names its type, and imports its own libraries only when used. One of another
+package is held to those promises by `foreign`.
 """
 
 from __future__ import annotations
@@ -11,9 +12,11 @@ from importlib import import_module
 from importlib.metadata import entry_points
 from typing import Any, ClassVar, Protocol
 
+from rotator.errors import NeedsPerson
 from rotator.fields import Settings
 from rotator.model import HandOff, SinkRef
 from rotator.secret import Secret
+from rotator.sinks.foreign import held_to_promises
 
 ENTRY_POINTS = "rotator.sinks"
 BUILT_IN = {
@@ -67,7 +70,13 @@ def sink_types() -> dict[str, str]:
 
 
 def sink_class(kind: str) -> type[Sink]:
-    """The class of a type. Raises KeyError for a type that there is not."""
+    """The class of a type. Raises KeyError for a type that there is not, NeedsPerson for one that is no sink."""
     module, _, name = sink_types()[kind].partition(":")
-    loaded: type[Sink] = getattr(import_module(module), name)
-    return loaded
+    try:
+        loaded: type[Sink] = getattr(import_module(module), name)
+        is_sink = issubclass(loaded.Settings, Settings)
+    except (Exception, SystemExit):  # noqa: BLE001 - the code of another package runs here
+        is_sink = False
+    if not is_sink:
+        raise NeedsPerson(f"sinks of type {kind} cannot be loaded", "install the package again")
+    return loaded if kind in BUILT_IN else held_to_promises(kind, loaded)

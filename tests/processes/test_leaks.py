@@ -17,6 +17,7 @@ from pathlib import Path
 import pytest
 import requests
 from canaries import Canaries, files_with, spellings
+from packages import install
 from sinks.builders import Reply, Request, a_signing_secret, until
 
 from . import echo
@@ -48,6 +49,7 @@ policies:
     deliver_to: [app, hook, store]
 """
 FAULTY_SINK = """
+import threading
 from rotator import fields
 from rotator.model import SinkRef
 
@@ -63,7 +65,13 @@ class FaultySink:
         pass
 
     def deliver(self, hand_off, secret):
-        raise RuntimeError(f"it was {secret.reveal()}")
+        thread = threading.Thread(target=self.fail, args=(secret.reveal(),))
+        thread.start()
+        thread.join()
+        self.fail(secret.reveal())
+
+    def fail(self, secret):
+        raise RuntimeError(f"it was {secret}")
 
     def stop(self):
         pass
@@ -101,7 +109,7 @@ class Trial:
         self.misplaced = ["napi_" + secrets.token_hex(32), a_signing_secret().replace("=", "")]
         self.port = a_free_port()
         stage.script("store", STORE.format(folder=stage.folder))
-        install(stage.folder / "packages", FAULTY_SINK)
+        install(stage.folder / "packages", "faulty", FAULTY_SINK, {"faulty": "faulty:FaultySink"})
         stage.environment["PYTHONPATH"] = f"{HOME}:{stage.folder / 'packages'}"
         self.configure()
         stage.faults_of_ours = True
@@ -168,15 +176,6 @@ class Trial:
 
     def close(self) -> None:
         self.echo.close()
-
-
-def install(folder: Path, module: str) -> None:
-    """A package with a sink of type `faulty`, as pip would leave it."""
-    about = folder / "faulty-1.dist-info"
-    about.mkdir(parents=True)
-    (about / "METADATA").write_text("Metadata-Version: 2.1\nName: faulty\nVersion: 1\n")
-    (about / "entry_points.txt").write_text("[rotator.sinks]\nfaulty = faulty:FaultySink\n")
-    (folder / "faulty.py").write_text(module)
 
 
 def family_of(pid: int) -> list[int]:
@@ -299,9 +298,10 @@ def test_whatever_happens_no_secret_is_left_anywhere(trial: Trial, person_sees: 
     with contextlib.closing(sqlite3.connect(stage.state, timeout=30)) as connection, connection:
         connection.execute("DELETE FROM outlooks WHERE policy = 'nobody'")
 
-    # A fault in the code, in a thread that has a key.
+    # A fault in the code of another package, in a thread of ours and in one of its own.
     trial.configure(FAULTY_POLICY)
     trial.again()
+    trial.fails("the code of sinks of type faulty failed with RuntimeError at faulty.py:")
     crash = until(lambda: [line for line in trial.service.lines if "exception" in line], PATIENCE)[0]
     assert "RuntimeError: it was [secret]" in crash["exception"]
     trial.configure()

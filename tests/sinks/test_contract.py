@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import shlex
-import textwrap
 import threading
 import traceback
 from collections.abc import Callable, Iterator, Mapping
@@ -12,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from packages import install
 
 from rotator.errors import NeedsPerson, RotatorError, TryLater
 from rotator.model import Held
@@ -20,6 +20,46 @@ from rotator.sinks import Sink, sink_class, sink_types
 
 from .builders import Receiver, Reply, a_hand_off, a_secret, a_signing_secret, until
 
+KEEPSAKE = '''
+"""Keeps a secret in a box."""
+
+import os
+import uuid
+
+from rotator import fields
+from rotator.errors import TryLater
+from rotator.model import Held, SinkRef
+from rotator.secret import fingerprint
+
+
+class KeepsakeSink:
+    class Settings(fields.Settings):
+        box: fields.ConfigPath
+
+    def __init__(self, name, settings):
+        self.name, self.box = name, settings.box
+
+    @property
+    def ref(self):
+        return SinkRef(self.name, f"keepsake:{self.box}", settings=str(self.box), reads_back=True)
+
+    def check(self, *, probe=False):
+        if not self.box.is_dir():
+            raise TryLater("the box is not there", "bring it")
+
+    def deliver(self, hand_off, secret):
+        self.check()
+        part = self.box / uuid.uuid4().hex
+        part.write_text(secret.reveal())
+        os.replace(part, self.box / "held")
+
+    def contents(self):
+        held = self.box / "held"
+        return fingerprint(held.read_text()) if held.exists() else Held.NOTHING
+
+    def stop(self):
+        pass
+'''
 KINDS = ["file raw", "file dotenv", "file json", "webhook", "command", "another package's"]
 
 
@@ -104,54 +144,7 @@ def _webhook_bench(folder: Path, receiver: Receiver) -> Bench:
 def _foreign_bench(folder: Path, monkeypatch: pytest.MonkeyPatch) -> Bench:
     """A package as pip would install it: a module, and metadata with an entry point."""
     site = folder / "site"
-    metadata = site / "keepsake-1.0.dist-info"
-    metadata.mkdir(parents=True)
-    (metadata / "METADATA").write_text("Metadata-Version: 2.1\nName: keepsake\nVersion: 1.0\n")
-    (metadata / "entry_points.txt").write_text("[rotator.sinks]\nkeepsake = keepsake:KeepsakeSink\n")
-    (site / "keepsake.py").write_text(
-        textwrap.dedent(
-            '''
-            """Keeps a secret in a box."""
-
-            import os
-            import uuid
-
-            from rotator import fields
-            from rotator.errors import TryLater
-            from rotator.model import Held, SinkRef
-            from rotator.secret import fingerprint
-
-
-            class KeepsakeSink:
-                class Settings(fields.Settings):
-                    box: fields.ConfigPath
-
-                def __init__(self, name, settings):
-                    self.name, self.box = name, settings.box
-
-                @property
-                def ref(self):
-                    return SinkRef(self.name, f"keepsake:{self.box}", settings=str(self.box), reads_back=True)
-
-                def check(self, *, probe=False):
-                    if not self.box.is_dir():
-                        raise TryLater("the box is not there", "bring it")
-
-                def deliver(self, hand_off, secret):
-                    self.check()
-                    part = self.box / uuid.uuid4().hex
-                    part.write_text(secret.reveal())
-                    os.replace(part, self.box / "held")
-
-                def contents(self):
-                    held = self.box / "held"
-                    return fingerprint(held.read_text()) if held.exists() else Held.NOTHING
-
-                def stop(self):
-                    pass
-            '''
-        )
-    )
+    install(site, "keepsake", KEEPSAKE, {"keepsake": "keepsake:KeepsakeSink"})
     monkeypatch.syspath_prepend(str(site))
     box = folder / "box"
     box.mkdir()
@@ -185,7 +178,7 @@ def bench(
         yield _foreign_bench(tmp_path, monkeypatch)
 
 
-def _hints_of(error: BaseException, secret: Secret) -> list[str]:
+def hints_of(error: BaseException, secret: Secret) -> list[str]:
     """Every place of an error, and of those that it came from, where the secret can be read."""
     places = []
     seen: BaseException | None = error
@@ -242,7 +235,7 @@ def test_a_failure_is_an_error_of_ours_and_tells_nothing_of_the_secret(
     with pytest.raises(RotatorError) as caught:
         sink.deliver(a_hand_off(secret), secret)
     assert isinstance(caught.value, (TryLater, NeedsPerson))
-    assert _hints_of(caught.value, secret) == []
+    assert hints_of(caught.value, secret) == []
     assert "t0k3n" not in str(caught.value)
     assert secret.reveal() not in "".join(capfd.readouterr()) + caplog.text
 
