@@ -159,7 +159,7 @@ def fault(says: str, world: str, found: str, module: str, *edits: tuple[str, str
             "a retirement counted from the key's own first day",
             "two-sinks",
             "the grace period has passed since",
-            "transitions.py",
+            "transitions/change.py",
             ("replace(g, retiring_since=now) if", "replace(g, retiring_since=g.live_since) if"),
         ),
         fault(
@@ -193,17 +193,18 @@ def fault(says: str, world: str, found: str, module: str, *edits: tuple[str, str
             "a name that is not remembered",
             "two-sinks",
             "I3",
-            "transitions.py",
+            "transitions/creation.py",
             ("closed=(*changed.closed, closed))", "closed=changed.closed)"),
         ),
         fault(
             "a key that is forgotten with its secret",
             "two-sinks",
             "I3",
-            "transitions.py",
+            "transitions/hand_off.py",
             (
-                "changed = _lost_one(_with(record, generation), now)",
-                "changed = _lost_one(_without(record, key_id), now)",
+                "changed = lost_one(with_changed(record, generation), now)",
+                "kept = tuple(g for g in record.generations if g.key_id != key_id)\n"
+                "    changed = lost_one(replace(record, generations=kept), now)",
             ),
         ),
         fault(

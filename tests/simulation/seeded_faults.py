@@ -74,7 +74,7 @@ FAULTS = (
         ),
         also=(
             (
-                "transitions.py",
+                "transitions/creation.py",
                 "next(c for c in record.closed if c.key_id == key.id or (c.key_id is None and c.name == key.name))",
                 "record.closed[0]",
             ),
@@ -192,7 +192,7 @@ FAULTS = (
     ),
     Fault(
         "the name of a closed intent forgotten",
-        "transitions.py",
+        "transitions/creation.py",
         (
             (
                 "        changed = replace(changed, closed=(*changed.closed, closed))\n        event = Event(",
@@ -225,7 +225,7 @@ FAULTS = (
     ),
     Fault(
         "an order carried out again and again",
-        "transitions.py",
+        "transitions/creation.py",
         (
             (
                 "    return Change(changed, (event,), tuple(order.id for order in orders))\n",
@@ -235,7 +235,7 @@ FAULTS = (
     ),
     Fault(
         "a back-off that never grows",
-        "transitions.py",
+        "transitions/change.py",
         (
             (
                 "    longest = min(_FIRST_PAUSE * float(2 ** min(failures - 1, 20)), _LONGEST_PAUSE)\n",

@@ -80,8 +80,8 @@ def test_every_kind_of_trouble_is_made_by_somebody() -> None:
 
 @pytest.mark.parametrize("fault", FAULTS, ids=lambda fault: fault.what)
 def test_every_seeded_fault_still_applies(fault: Fault, tmp_path: Path) -> None:
-    for file in (ROOT / "rotator").glob("*.py"):
-        shutil.copy(file, tmp_path)
-    fault.apply(tmp_path)
+    product = tmp_path / "rotator"
+    shutil.copytree(ROOT / "rotator", product, ignore=shutil.ignore_patterns("__pycache__", "sandbox", "demo"))
+    fault.apply(product)
     for name in {fault.file, *(also[0] for also in fault.also)}:
-        compile((tmp_path / name).read_text(encoding="utf-8"), name, "exec")
+        compile((product / name).read_text(encoding="utf-8"), name, "exec")
