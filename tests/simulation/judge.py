@@ -109,8 +109,6 @@ class Surroundings(Protocol):
 
     account: Account
     lines: list[Line]
-    process: int
-    provider: Provider
     management: Made
     requests_per_minute: int
     slept_at: float
@@ -119,6 +117,10 @@ class Surroundings(Protocol):
     wrong_dates: list[float]
     clock_mends_within: float
 
+    @property
+    def process(self) -> int: ...
+    @property
+    def provider(self) -> Provider: ...
     @property
     def clock_is_local(self) -> bool: ...
 

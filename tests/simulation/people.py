@@ -123,10 +123,10 @@ class People:
     # The process and the machine
 
     def die(self, lot: float) -> bool:
-        return self._world.die(0.0 if lot < 0.7 else self._lasts(lot, 600))
+        return self._world.service.die(0.0 if lot < 0.7 else self._lasts(lot, 600))
 
     def stay_down(self, lot: float) -> bool:
-        return self._world.die(self._lasts(lot, 3 * 24 * HOUR))
+        return self._world.service.die(self._lasts(lot, 3 * 24 * HOUR))
 
     def sleep(self, lot: float) -> bool:
         """The machine sleeps: time goes on, its monotonic clock does not, the one that counts from the boot does."""
@@ -145,12 +145,12 @@ class People:
         self._world.slept_at = self._pace.seconds
         self._pace.advance(lasts)
         self._world.doubts.append(self._pace.seconds)
-        self._world.plan_anew()
+        self._world.service.plan_anew()
         return True
 
     def step_clock(self, lot: float) -> bool:
         self._pace.local_error = (lot - 0.5) * 10**6
-        self._world.plan_anew()
+        self._world.service.plan_anew()
         return True
 
     def state_down(self, lot: float) -> bool:
@@ -174,7 +174,7 @@ class People:
         except StateUnavailable:
             return False
         (line.orders if line else self._world.judge.orders).append(given)
-        self._world.order_given()
+        self._world.service.order_given()
         return True
 
     def rotate(self, lot: float, leaked: bool = False, now: bool = False) -> bool:
@@ -221,7 +221,7 @@ class People:
         except StateUnavailable:
             return False
         line.paused_since = self._pace.seconds if paused else None
-        world.order_given()
+        world.service.order_given()
         return True
 
     # People in Neon's console
@@ -345,7 +345,7 @@ class People:
 
     def _reload(self, line: Line, policy: Policy | None) -> bool:
         line.desired = policy
-        self._world.reload()
+        self._world.service.reload()
         return True
 
     def add_sink(self, lot: float) -> bool:
@@ -432,7 +432,7 @@ class People:
         return self._reload(new, replace(new.desired, adopt=key.id, scope=key.scope))
 
     def load_again(self, lot: float) -> bool:
-        self._world.reload()
+        self._world.service.reload()
         return True
 
 

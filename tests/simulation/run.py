@@ -33,12 +33,12 @@ class Tally:
 
     def add(self, world: World) -> None:
         self.worlds += 1
-        self.steps += world.steps
+        self.steps += world.service.steps
         self.seconds += world.pace.seconds
         made = [key for key in world.account.keys.values() if key.by_product]
         self.created += len(made)
         self.revoked += sum(1 for key in made if key.death in ("revoked", "ordered") and not key.alive)
-        self.deaths += world.restarts
+        self.deaths += world.service.restarts
         self.calls += world.judge.consumer_calls
         self.failed += world.judge.failed_calls
         self.failed_healthy += world.judge.failed_healthy
