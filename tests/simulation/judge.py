@@ -3,95 +3,31 @@
 The judge sees every effect when it reaches Neon or a sink, every change of the state when it is committed, and
 every call of a consumer. It decides from the world's own truth and the configuration alone whether that was
 allowed, and takes nothing from the product's records but the fact that something was written down (I3, I7).
-Where the product must rely on a clock that was told wrong, so much is tolerated.
+What belongs together stands apart: which DELETE is allowed (`revocations.py`), when something may be tried again
+(`pauses.py`), how far the product's times may be off (`tolerance.py`).
 """
 
 from __future__ import annotations
 
-from bisect import bisect_left
-from collections import deque
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass
 from datetime import timedelta
-from typing import TYPE_CHECKING, Protocol
 
-from rotator.model import PERSONAL, Cron, Event, OrderKind, Policy, Record, Scope, Then
-from rotator.schedule import window_is_open
+from rotator.model import PERSONAL, Cron, Event, OrderKind, Record, Scope
 
-from .account import Account, Made
-from .pace import START
+from .account import Made
+from .pauses import Pauses
 from .places import Place
+from .revocations import Revocations
+from .tolerance import CLOCK, Tolerance
+from .truth import Given, Line, Surroundings, Violation
 
-if TYPE_CHECKING:
-    from .provider import Provider
-
-LIST_AGE = 30.0
-A_MINUTE, AN_HOUR = 60.0, 3600.0
-CLOCK = 4.0  # what whole seconds and Neon's many machines come to
-WRONG_CLOCK = 2 * 300.0 + CLOCK  # a `Date` that is wrong by less than five minutes is followed
-_LONGEST_PAUSE, _LONGEST_ASKED, _LONGEST_LOST = 900.0, 3600.0, 21600.0
-
-
+_A_MINUTE = 60.0
+_LONGEST_LOST = 21600.0
 _OUTCOMES = {
     "key.revoking": ("api_key.revoked", "key.gone", "revocation.failed", "order.lapsed"),
     "sink.offered": ("sink.receipted", "rotation.failed", "key.orphaned", "key.gone", "api_key.revoked"),
 }
-
-
-class Violation(AssertionError):
-    """Something that must always hold did not. `invariant` is its name."""
-
-    def __init__(self, invariant: str, what: str) -> None:
-        super().__init__(f"{invariant}: {what}")
-        self.invariant = invariant
-
-
-@dataclass
-class Given:
-    """An order that an operator gave."""
-
-    kind: OrderKind
-    at: float
-    key_id: int | None = None
-    leaked: bool = False
-    now: bool = False
-    unmanaged: bool = False
-    used: bool = False
-
-
-@dataclass(eq=False)
-class Line:
-    """One policy through all its names and configurations.
-
-    `desired` is what the file says of it, `policy` what the running process acts on; None while it is not configured.
-    """
-
-    number: int
-    name: str
-    first: Policy | None = None
-    desired: Policy | None = None
-    policy: Policy | None = None
-    places: dict[str, Place] = field(default_factory=dict)
-    made: list[Made] = field(default_factory=list)
-    orders: list[Given] = field(default_factory=list)
-    paused_since: float | None = None
-    changed_at: float = 0.0
-    lost: dict[str, float] = field(default_factory=dict)
-    mended_at: float = float("-inf")
-    begun: bool = False
-
-    def later(self, key: Made) -> list[Made]:
-        """Keys of this line that went live and are later than that one."""
-        return [other for other in self.made if other.live_at is not None and other.order > key.order]
-
-
-@dataclass
-class _Attempts:
-    """Attempts at one thing that failed in a row."""
-
-    failures: int = 0
-    ended: float = 0.0
-    asked: float = 0.0
 
 
 @dataclass
@@ -104,37 +40,15 @@ class _Post:
     ended: str = ""
 
 
-class Surroundings(Protocol):
-    """What the judge has to know of the world."""
-
-    account: Account
-    lines: list[Line]
-    management: Made
-    requests_per_minute: int
-    slept_at: float
-    doubts: list[float]
-    frozen: list[float]
-    wrong_dates: list[float]
-    clock_mends_within: float
-
-    @property
-    def process(self) -> int: ...
-    @property
-    def provider(self) -> Provider: ...
-    @property
-    def clock_is_local(self) -> bool: ...
-
-    @property
-    def acting(self) -> Line | None: ...
-    def decided_at(self) -> float: ...
-
-
 class Judge:
     """Raises Violation."""
 
     def __init__(self, world: Surroundings) -> None:
         self._world = world
         self._pace = world.account.pace
+        self.tolerance = Tolerance(world)
+        self.pauses = Pauses(world, self.tolerance)
+        self._revocations = Revocations(world, self.tolerance)
         self.write_failed = False
         self.failed_calls = 0
         self.failed_healthy = 0
@@ -146,24 +60,12 @@ class Judge:
         self._by_order: dict[str, bool] = {}
         self._told: dict[tuple[str, int | str], int] = {}
         self._done: dict[tuple[str, int | str], int] = {}
-        self._attempts: dict[tuple[str, int | str, str], _Attempts] = {}
-        self._unrecorded: dict[tuple[str, int | str, str], _Attempts] = {}
-        self._requests: deque[float] = deque()
-        self._heard: list[float] = []
         self._last_create: dict[int, _Post] = {}
 
     # What effects have in common
 
     def _fail(self, invariant: str, what: str) -> None:
         raise Violation(invariant, what)
-
-    def _slack(self, *moments: float) -> float:
-        """How far a time that was taken at one of these moments, or now, may be off. A wrong `Date` counts until
-        other answers have come."""
-        lasts = self._world.clock_mends_within
-        moments = (*moments, self._pace.seconds)
-        wrong = any(moment - lasts < at <= moment for at in self._world.wrong_dates for moment in moments)
-        return WRONG_CLOCK if wrong else CLOCK
 
     def _effect(self, told: str, about: int | str, what: str) -> None:
         """Something is about to happen outside: it must stand in the history, and the state must have been written."""
@@ -173,60 +75,9 @@ class Judge:
         if self._told.get((told, about), 0) < count:
             self._fail("I7", f"{what} without an entry {told} before it")
 
-    def _attempt(self, what: tuple[str, int | str, str], says: str) -> None:
-        attempts = self._attempts.get(what)
-        if attempts is None or not attempts.failures:
-            return
-        pause = 0.5 * min(2.0 * 2.0 ** min(attempts.failures - 1, 20), _LONGEST_PAUSE)
-        least = max(pause, min(attempts.asked, _LONGEST_ASKED))
-        waited = self._pace.seconds - attempts.ended
-        if waited < least - self._slack(attempts.ended) and not self._doubted(attempts.ended):
-            self._fail("I9", f"{says} {waited:.1f} s after failure {attempts.failures}, which asks for {least:.1f} s")
-
-    def _doubted(self, moment: float) -> bool:
-        """Whether what was recorded then may have been by a clock that was behind, or is compared with one.
-
-        A clock that stood still is behind until answers of Neon agree, of which it takes three, however long that is.
-        """
-        heard = self._heard[max(bisect_left(self._heard, moment) - 4, 0)] if self._heard else 0.0
-        return any(at > min(moment, heard) - AN_HOUR for at in self._world.doubts)
-
-    def failed(self, what: tuple[str, int | str, str], asked: timedelta | None) -> None:
-        """An attempt failed for certain."""
-        self._written_by_which_clock()
-        attempts = self._attempts.setdefault(what, _Attempts())
-        self._unrecorded.setdefault(what, replace(attempts))
-        attempts.failures, attempts.ended = attempts.failures + 1, self._pace.seconds
-        attempts.asked = asked.total_seconds() if asked else 0.0
-
-    def _written_by_which_clock(self) -> None:
-        """Before Neon's first answer to a process its times are the machine's, which may be any."""
-        if self._world.clock_is_local:
-            self._world.doubts.append(self._pace.seconds)
-
-    def retry_now(self) -> None:
-        """The configuration was loaded again: everything may be tried at once."""
-        for attempts in self._attempts.values():
-            attempts.ended = attempts.asked = float("-inf")
-
-    def heard(self) -> None:
-        """An answer of Neon told the process the time."""
-        self._heard.append(self._pace.seconds)
-
-    def requested(self) -> None:
-        """A request leaves for Neon."""
-        now, requests = self._pace.monotonic(), self._requests
-        requests.append(now)
-        while requests[0] <= now - A_MINUTE:
-            requests.popleft()
-        if len(requests) > self._world.requests_per_minute:
-            self._fail("I9", f"{len(requests)} requests in a minute, {self._world.requests_per_minute} are allowed")
-
     def restarted(self) -> None:
-        """A new process has a rate limit of its own, so a new burst, and knows of no failure that was not recorded."""
-        self._requests.clear()
-        self._attempts |= self._unrecorded
-        self._unrecorded.clear()
+        """Another process begins."""
+        self.pauses.restarted()
         self.write_failed = False
 
     # Creating
@@ -242,7 +93,7 @@ class Judge:
         before = self._last_create.get(line.number)
         if before is not None and before.ended == "unknown":
             asked = self._world.account.asked.get(before.account, 0.0)
-            slack = self._slack(before.at)
+            slack = self.tolerance.slack(before.at)
             if asked < before.at - (slack if slack > CLOCK else 0.0):
                 self._fail("I6", f"{name} is created before a list told what became of {before.name}")
         for key in line.made:
@@ -251,7 +102,7 @@ class Judge:
             if underway and key.by_product:
                 self._fail("I6", f"{name} is created while {key.name} is on its way to the sinks")
         if not self._by_order.pop(name, False):  # an order does not wait
-            self._attempt(("create", line.number, ""), f"{name} is created")
+            self.pauses.attempt(("create", line.number, ""), f"{name} is created")
             self._losses(line, name)
             self._due(line, name)
         line.begun = True
@@ -273,14 +124,18 @@ class Judge:
         if disturbed or live.adopted_at is not None or live.lacked or (line.orders and line.orders[-1].at >= since):
             return
         age = self._pace.seconds - live.created
-        if age < policy.rotate.interval.total_seconds() - self._slack(since) and not self._doubted(since):
+        if age < policy.rotate.interval.total_seconds() - self.tolerance.slack(since) and not self.tolerance.doubted(
+            since
+        ):
             self._fail("due", f"{name} is created, but {live.name} is only {age:.0f} s old and all is well")
 
     def _losses(self, line: Line, name: str) -> None:
         lost_at = max(line.lost.values(), default=0.0)
         if len(line.lost) > 1:
             least = min(60.0 * 2.0 ** min(len(line.lost) - 2, 20), _LONGEST_LOST)
-            if self._pace.seconds - lost_at < least - self._slack(lost_at) and not self._doubted(lost_at):
+            if self._pace.seconds - lost_at < least - self.tolerance.slack(lost_at) and not self.tolerance.doubted(
+                lost_at
+            ):
                 self._fail("I9", f"{name} is created {self._pace.seconds - lost_at:.0f} s after loss {len(line.lost)}")
 
     def create_ended(self, how: str, asked: timedelta | None) -> None:
@@ -291,15 +146,13 @@ class Judge:
         post = self._last_create[line.number]
         post.at, post.ended = self._pace.seconds, how
         if how == "refused":
-            self.failed(("create", line.number, ""), asked)
+            self.pauses.failed(("create", line.number, ""), asked)
         else:
-            self._attempts.pop(("create", line.number, ""), None)
+            self.pauses.succeeded(("create", line.number, ""))
 
     def died(self) -> None:
         """The process ended; what became of a call under way it will never be told."""
-        for (kind, _, _), attempts in self._attempts.items():
-            if kind == "revoke":
-                attempts.ended = attempts.asked = float("-inf")
+        self.pauses.died()
         for post in self._last_create.values():
             if not post.ended:
                 post.ended = "unknown"
@@ -321,9 +174,9 @@ class Judge:
             self._fail("I2", f"{what}, but the policy {line.name} does not deliver there")
         if key.held_by != self._world.process:
             self._fail("I3", f"{what} by a process that never had it")
-        attempts = self._attempts.get(("deliver", key.id, place.name))
-        if attempts is not None and attempts.ended > line.mended_at:
-            self._attempt(("deliver", key.id, place.name), what)
+        failed_at = self.pauses.failed_at(("deliver", key.id, place.name))
+        if failed_at is not None and failed_at > line.mended_at:
+            self.pauses.attempt(("deliver", key.id, place.name), what)
 
     def arrived(self, place: Place, key: Made, number: int) -> None:
         """A place holds this key from now on."""
@@ -336,7 +189,7 @@ class Judge:
     def receipted(self, place: Place, key: Made, number: int) -> None:
         """The product is about to hear that a place has the key."""
         key.receipted[place.name] = self._pace.seconds
-        self._attempts.pop(("deliver", key.id, place.name), None)
+        self.pauses.succeeded(("deliver", key.id, place.name))
 
     # Revoking
 
@@ -345,7 +198,7 @@ class Judge:
         world, line = self._world, self._world.acting
         what = f"key {key_id} is revoked"
         self._effect("key.revoking", key_id, what)
-        self._attempt(("revoke", key_id, ""), what)
+        self.pauses.attempt(("revoke", key_id, ""), what)
         if key is None:
             key = world.account.keys.get(key_id)
             if key is None:
@@ -365,8 +218,8 @@ class Judge:
         self._paused(line, what)
         if not key.alive:
             return
-        self._listed(key, what)
-        if self._ordered(line, key):
+        self._revocations.listed(key, what)
+        if self._revocations.ordered(line, key):
             key.death = "ordered"
             return
         key.death = "revoked"
@@ -377,98 +230,7 @@ class Judge:
         if line.policy is None:
             self._fail("I1", f"{what} although its policy is not configured any more")
             return
-        self._superseded(line, line.policy, key, what)
-
-    def _listed(self, key: Made, what: str) -> None:
-        shown = self._world.provider.shown.get(key.scope.account)
-        if shown is None or key.id not in shown.keys:
-            self._fail("I1", f"{what}, but is not in the newest list")
-            return
-        age = self._pace.since_boot() - shown.since_boot  # a machine that is frozen cannot know it
-        if self._world.slept_at < self._world.decided_at() and age > LIST_AGE + self._slack(shown.asked):
-            self._fail("I1", f"{what} by a list that is {age:.0f} s old")
-        if shown.keys[key.id].name != key.name:
-            self._fail("I1", f"{what}, but is listed under another name")
-
-    def _ordered(self, line: Line, key: Made) -> bool:
-        """Whether an operator ordered this revocation."""
-        for order in line.orders:
-            if order.kind is OrderKind.REVOKE and order.key_id == key.id:
-                return True
-            if order.leaked and key.created <= order.at + AN_HOUR and (order.now or line.later(key)):
-                return True
-        return False
-
-    def _superseded(self, line: Line, policy: Policy, key: Made, what: str) -> None:
-        """The rules of the design for a key that somebody may hold."""
-        now = self._pace.seconds
-        doubted = False
-        later = line.later(key)
-        if not later:
-            self._fail("I1", f"{what}, but no later key is live")
-        successor = max(later, key=lambda other: other.order)
-        self._successor(line, policy, successor, what)
-        if key.live_at is not None:
-            first = min(later, key=lambda other: other.live_at or 0.0)
-            # The time of going live is taken before it is written down; the machine may sleep between the two.
-            receipted = max(first.receipted.values(), default=float("inf"))
-            since = max(min(first.live_at or 0.0, receipted), key.adopted_at or 0.0)
-            # A machine that was frozen during the hand-off, and has heard nothing of Neon since, cannot know it.
-            doubted = any(first.created <= at <= since for at in self._world.frozen)
-            # What was forgotten and came back counts from the receipts, which may be by a clock that was in doubt.
-            doubted = doubted or (key.orphaned and self._doubted(since))
-        else:
-            since = self._superseded_everywhere(line, key, what)
-            doubted = self._doubted(since)  # a receipt may have been written down by a clock that was in doubt
-        grace, slack = policy.grace_period.total_seconds(), self._slack(since)
-        if now - since < grace - slack and not doubted:
-            self._fail("I1", f"{what} {now - since:.0f} s after it was replaced; its grace period is {grace:.0f} s")
-        moments = [START + timedelta(seconds=now + off) for off in (-slack, 0.0, slack)]
-        # A machine that was frozen between the decision and the call knows of it with Neon's next answer.
-        if not any(window_is_open(policy.window, moment) for moment in moments) and not self._doubted(now):
-            self._fail("I1", f"{what} outside the rotation window")
-        overridden = policy.hold.then is Then.REVOKE and (
-            now - since >= grace + policy.hold.at_most.total_seconds() - slack
-        )
-        if not overridden:
-            self._unused(policy, key, successor, what)
-
-    def _successor(self, line: Line, policy: Policy, successor: Made, what: str) -> None:
-        shown = self._world.provider.shown.get(successor.scope.account)
-        if shown is None or successor.id not in shown.keys:
-            self._fail("I1", f"{what}, but the live key {successor.name} is not in the newest list")
-        if successor.refused:
-            self._fail("I1", f"{what}, but Neon refused the live key {successor.name}")
-        for place in line.places.values():
-            if place.name not in successor.receipted and successor.adopted_at is None:
-                self._fail("I1", f"{what}, but {place.name} has no receipt of {successor.name}")
-            held = place.holds.get(line.number)  # one that is on its way to the sinks is as good
-            holds = held is not None and held.order >= successor.order and not place.scribbled
-            later = place.touched >= self._world.decided_at()
-            if place.reads_back and successor.adopted_at is None and not holds and not later:
-                self._fail("I1", f"{what}, but {place.name} does not hold {successor.name}")
-
-    def _superseded_everywhere(self, line: Line, key: Made, what: str) -> float:
-        """Since when every place that was offered the key has a later one."""
-        latest = 0.0
-        for place in key.offered:
-            times = [k.receipted[place] for k in line.made if k.order > key.order and place in k.receipted]
-            if not times:
-                self._fail("I1", f"{what}, but {place} was offered it and has no later key")
-            latest = max(latest, min(times, default=0.0))
-        return latest
-
-    def _unused(self, policy: Policy, key: Made, successor: Made, what: str) -> None:
-        hold, shown = policy.hold, key.shown
-        quiet = hold.while_old_key_used_within
-        if quiet is None:
-            quiet = min(timedelta(hours=1), policy.grace_period, hold.at_most)
-        ours = shown is not None and any(abs(shown - at) <= 2 for at in key.checked)
-        if shown is not None and not ours and self._pace.seconds - shown < quiet.total_seconds() - self._slack():
-            ago = self._pace.seconds - shown
-            self._fail("I1", f"{what} {ago:.0f} s after a use that Neon showed; {quiet} of silence are asked for")
-        if hold.until_new_key_used and successor.shown is None:
-            self._fail("I1", f"{what}, but nobody has used {successor.name} yet")
+        self._revocations.superseded(line, line.policy, key, what)
 
     def killed(self, key: Made) -> None:
         """A key stopped working; whoever should hold a key that works must not hold this one."""
@@ -490,12 +252,12 @@ class Judge:
     def revoke_ended(self, key_id: int, confirmed: bool, asked: timedelta | None) -> None:
         """What the product was told of its DELETE."""
         if confirmed:
-            self._attempts.pop(("revoke", key_id, ""), None)
+            self.pauses.succeeded(("revoke", key_id, ""))
         else:
-            self.failed(("revoke", key_id, ""), asked)
+            self.pauses.failed(("revoke", key_id, ""), asked)
 
     def _paused(self, line: Line, what: str) -> None:
-        if line.paused_since is not None and self._pace.seconds - line.paused_since > A_MINUTE:
+        if line.paused_since is not None and self._pace.seconds - line.paused_since > _A_MINUTE:
             self._fail("I1", f"{what} although the policy {line.name} is paused")
 
     def _acting(self, what: str) -> Line:
@@ -544,8 +306,7 @@ class Judge:
             self._told[event.name, about] = self._told.get((event.name, about), 0) + 1
         line = next((line for line in self._world.lines if line.name == event.policy), None)
         if event.name in ("rotation.failed", "revocation.failed", "order.lapsed"):
-            told = {("revoke", event.key_id), ("deliver", event.key_id), ("create", line.number if line else None)}
-            self._unrecorded = {what: before for what, before in self._unrecorded.items() if what[:2] not in told}
+            self.pauses.recorded(event, line.number if line else None)
         if line is None:
             return
         if event.name == "key.intended":  # it ends the orders that there are; one that is given now asks for another
@@ -554,7 +315,7 @@ class Judge:
             for order in orders:
                 order.used = True
         if event.name in ("key.orphaned", "intent.closed"):
-            self._written_by_which_clock()
+            self.tolerance.written_by_which_clock()
         now, key = self._pace.seconds, self._world.account.keys.get(event.key_id or 0)
         if event.name == "rotation.live" and key is not None:
             without = [name for name in line.places if name not in key.receipted]
@@ -571,7 +332,7 @@ class Judge:
         elif event.name == "key.orphaned" and key is not None:
             self._orphaned(line, key, event)
             if "turned up" in event.why:
-                self._attempts.pop(("revoke", key.id, ""), None)  # the record begins with it anew
+                self.pauses.succeeded(("revoke", key.id, ""))  # the record begins with it anew
             else:
                 line.lost[key.name] = now
         elif event.name == "intent.closed":
@@ -593,7 +354,7 @@ class Judge:
         shown = self._world.provider.shown.get(key.scope.account)
         if shown is not None and not shown.keys and (key.scope.account == PERSONAL or key.lacked < 3):
             self._fail("I3", f"{event.name}: {key.name}, by {key.lacked} lists of which the last is empty")
-        if key.lacked < 2 and self._slack(key.created) == CLOCK:
+        if key.lacked < 2 and self.tolerance.slack(key.created) == CLOCK:
             self._fail("I3", f"{event.name}: {key.name}, by {key.lacked} lists")
 
     def _known(self, key: Made) -> None:
@@ -609,7 +370,7 @@ class Judge:
         if worked or key.died is None:
             return
         self.failed_calls += 1
-        late = read_at < key.died - key.grace_at_death + self._slack(key.died)
+        late = read_at < key.died - key.grace_at_death + self.tolerance.slack(key.died)
         if key.death != "revoked" or (place.name, number) not in key.served_at_death or late:
             return
         self.failed_healthy += 1

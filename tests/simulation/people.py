@@ -18,9 +18,9 @@ from rotator.model import Every, Order, OrderKind, Policy, Scope
 
 from . import plans
 from .account import Made
-from .judge import Given, Line
 from .places import Place
 from .troubles import Trouble
+from .truth import Given, Line
 
 if TYPE_CHECKING:
     from .world import World

@@ -7,8 +7,8 @@ import time
 from collections import Counter
 from dataclasses import dataclass, field
 
-from .judge import Violation
 from .troubles import Troubles, drawn
+from .truth import Violation
 from .world import World
 
 YEAR = 365.25 * 24 * 3600

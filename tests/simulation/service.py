@@ -22,9 +22,9 @@ from rotator.rounds import Rounds
 from rotator.transitions import pause_after
 from rotator.usage import UnusedRule
 
-from .judge import Violation
 from .pace import Stop
 from .people import Death
+from .truth import Violation
 
 if TYPE_CHECKING:
     from .world import World
@@ -249,7 +249,7 @@ class Service:
 
     def _load_again(self) -> None:
         self._world.note("*** the configuration is loaded again")
-        self._judge.retry_now()
+        self._judge.pauses.retry_now()
         before, setup = self.loading, self._setup()
         try:
             self.engine.configure(setup)

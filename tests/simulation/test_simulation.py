@@ -11,10 +11,10 @@ from hypothesis import HealthCheck, given, note, settings
 from hypothesis import strategies as st
 
 from . import people
-from .judge import Violation
 from .run import TOLD, Tally, live_through
 from .seeded_faults import FAULTS, ROOT, Fault
 from .troubles import HAPPENINGS, KINDS, Trouble, Troubles, drawn
+from .truth import Violation
 from .world import World
 
 STEPS, MOST_WORLDS = 12_000, 40

@@ -22,7 +22,7 @@ from rotator.usage import accounts_in_use
 
 from . import plans
 from .account import Account, Made, strangers
-from .judge import Given, Judge, Line, Violation
+from .judge import Judge
 from .memory import Memory
 from .pace import Pace, Stop
 from .people import People
@@ -30,6 +30,7 @@ from .places import Place, SimulatedSink, SinkHooks
 from .provider import Hooks, Provider, Weather
 from .service import Service
 from .troubles import Troubles
+from .truth import Given, Line, Violation
 
 NEVER = float("inf")
 ACCOUNTS = ("personal", "org-a", "org-b")
@@ -157,7 +158,7 @@ class World:
             delivering=self.judge.delivering,
             arrived=self.judge.arrived,
             receipted=self.judge.receipted,
-            failed=self.judge.failed,
+            failed=self.judge.pauses.failed,
             process=lambda: self.service.process,
         )
         return sink
@@ -176,8 +177,8 @@ class World:
             killed=self.judge.killed,
             latency=lambda: 0.02 + self._latencies.random() * 0.5,
             process=lambda: self.service.process,
-            requested=self.judge.requested,
-            heard=self.judge.heard,
+            requested=self.judge.pauses.requested,
+            heard=self.judge.tolerance.heard,
             wrong_date=self._wrong_date,
         )
         return Provider(self.account, clock, rate, stop, self.weather, self._reference, hooks)
