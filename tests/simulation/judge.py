@@ -58,6 +58,7 @@ class Judge:
         self._names: dict[str, set[str]] = {}
         self._open_intents: dict[str, str] = {}
         self._by_order: dict[str, bool] = {}
+        self._by_process: dict[tuple[int, int], int] = {}
         self._told: dict[tuple[str, int | str], int] = {}
         self._done: dict[tuple[str, int | str], int] = {}
         self._last_create: dict[int, _Post] = {}
@@ -198,7 +199,8 @@ class Judge:
         world, line = self._world, self._world.acting
         what = f"key {key_id} is revoked"
         self._effect("key.revoking", key_id, what)
-        self.pauses.attempt(("revoke", key_id, ""), what)
+        if line is not None:
+            self.pauses.attempt(("revoke", key_id, ""), what)
         if key is None:
             key = world.account.keys.get(key_id)
             if key is None:
@@ -208,8 +210,12 @@ class Judge:
         if key is world.management:
             self._fail("I1", f"{what}: the management key")
         if line is None:
-            if not any(o.kind is OrderKind.REVOKE and o.key_id == key_id and o.unmanaged for o in self.orders):
+            orders = sum(o.kind is OrderKind.REVOKE and o.key_id == key_id and o.unmanaged for o in self.orders)
+            tries = self._by_process[world.process, key_id] = self._by_process.get((world.process, key_id), 0) + 1
+            if not orders:
                 self._fail("I4", f"{what}, which no policy owns, and no order named it")
+            if tries > orders:  # a person who orders it again need not wait, but an order is carried out once
+                self._fail("I9", f"{what}: for the {tries}. time in a process, by {orders} orders")
             if key.alive:
                 key.death = "ordered"
             return

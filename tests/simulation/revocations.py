@@ -73,7 +73,7 @@ class Revocations:
         if not any(window_is_open(policy.window, moment) for moment in moments) and not self._tolerance.doubted(now):
             raise Violation("I1", f"{what} outside the rotation window")
         overridden = policy.hold.then is Then.REVOKE and (
-            now - since >= grace + policy.hold.at_most.total_seconds() - slack
+            doubted or now - since >= grace + policy.hold.at_most.total_seconds() - slack
         )
         if not overridden:
             self._unused(policy, key, successor, what)
