@@ -18,6 +18,7 @@ import random
 import string
 import threading
 from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass
 from datetime import datetime, timedelta
 from typing import Any
 
@@ -50,6 +51,14 @@ _NONCE = string.ascii_lowercase + string.digits
 _Decision = Callable[[Record, Keys, datetime], Step]
 
 
+@dataclass(frozen=True)
+class _InHand:
+    """A secret on its way to the sinks. `asked` is the steady clock's time, in seconds, before Neon was asked."""
+
+    secret: Secret
+    asked: float
+
+
 class Engine:
     """Carries out policies. Safe for threads: one turn of a policy at a time, several policies at once."""
 
@@ -68,7 +77,7 @@ class Engine:
         self._tell = tell
         self._stop = stop
         self._lots = lots or random.SystemRandom()
-        self._hands: dict[str, dict[int, Secret]] = {}
+        self._hands: dict[str, dict[int, _InHand]] = {}
         self._unwritten: dict[str, list[Transition]] = {}
         self._outlooks: dict[str, Step] = {}
         self._turns: dict[str, threading.Lock] = {}
@@ -207,8 +216,10 @@ class Engine:
         elif step.do is Do.MINT:
             self._mint(setup, policy, record, keys, step, now)
         elif step.do is Do.VERIFY:
-            outcome = setup.provider.check_key(self._hands[name][key_id])
-            self._commit_outcome(name, lambda r, at: transitions.checked(r, key_id, outcome, at))
+            held = self._hands[name][key_id]
+            outcome = setup.provider.check_key(held.secret)
+            after = timedelta(seconds=self._clock.monotonic() - held.asked)
+            self._commit_outcome(name, lambda r, at: transitions.checked(r, key_id, outcome, after, at))
         elif step.do is Do.DELIVER:
             return self._deliver(setup, policy, record, step, now)
         elif step.do is Do.REVOKE:
@@ -245,6 +256,7 @@ class Engine:
         key_name = f"{name}-{now:%Y%m%dT%H%M%SZ}-{nonce}"
         urgent = due(policy, record, keys, now).urgent
         self._commit(name, lambda r: transitions.intend(r, policy, key_name, step.why, urgent, now))
+        asked = self._clock.monotonic()
         try:
             key, secret = setup.provider.create_key(policy.scope, key_name)
         except (TryLater, NeedsPerson) as error:
@@ -254,7 +266,7 @@ class Engine:
             why = f"whether Neon created {key_name} is not known: {error}"
             self._commit_outcome(name, lambda r, at: transitions.outcome_unknown(r, why, at))
         else:
-            self._hands.setdefault(name, {})[key.id] = secret
+            self._hands.setdefault(name, {})[key.id] = _InHand(secret, asked)
             self._commit_outcome(name, lambda r, at: transitions.created(r, key, secret.fingerprint, at))
 
     def _not_created(self, name: str, why: str, error: RotatorError) -> None:
@@ -270,7 +282,7 @@ class Engine:
         try:
             self._commit(name, lambda r: transitions.offer(r, key_id, ref, step.why, now))
             hand_off = _hand_off(record, find(record, key_id), ref.name)
-            setup.sinks[ref.name].deliver(hand_off, self._hands[name][key_id])
+            setup.sinks[ref.name].deliver(hand_off, self._hands[name][key_id].secret)
         except (TryLater, NeedsPerson) as error:
             failed = transitions.SinkFailure.of(error, self._lots.random())
             self._commit_outcome(name, lambda r, at: transitions.offer_failed(r, key_id, ref, failed, at))

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
-from datetime import datetime
+from datetime import datetime, timedelta
 
 from rotator import transitions
 from rotator.bookkeeping import bookkeeping
@@ -78,7 +78,7 @@ def _imagine(policy: Policy, world: _World, step: Step) -> _World:
     record, keys, now = world.record, world.keys, world.now
     key_id = step.key_id or 0
     if step.do is Do.VERIFY:
-        return replace(world, record=transitions.checked(record, key_id, Check.PASSED, now).record)
+        return replace(world, record=transitions.checked(record, key_id, Check.PASSED, timedelta(0), now).record)
     if step.do is Do.DELIVER:
         return _delivered(policy, world, step)
     if step.do is Do.GO_LIVE:

@@ -19,15 +19,14 @@ from rotator.transitions.change import (
 )
 
 
-def checked(record: Record, key_id: int, outcome: Check, now: datetime) -> Change:
-    """Neon said whether it accepts the new key.
+def checked(record: Record, key_id: int, outcome: Check, after: timedelta, now: datetime) -> Change:
+    """Neon said whether it accepts the new key, so long `after` it was asked for the key.
 
-    When that was must not be too early, or our own use would be taken for somebody else's: it was after the key was
-    recorded, and if our clock was behind Neon's then, it may still be.
+    With Neon's own time of the creation that tells when it counts this use of ours, whatever our clock thought its
+    time was meanwhile. Too early, and it is taken for somebody else's use; too late, and it hides one.
     """
     before = find(record, key_id)
-    behind = max(before.created_at - before.recorded_at, timedelta(0))
-    generation = replace(before, check=outcome, checked_at=max(now, before.recorded_at) + behind)
+    generation = replace(before, check=outcome, checked_at=before.created_at + after)
     if outcome is Check.PASSED:
         generation = replace(generation, seen_at=now)
     said = {

@@ -282,7 +282,8 @@ class World:
         if not what:
             self.use(key_id)
         outcomes = {"": Check.PASSED, "inconclusive": Check.INCONCLUSIVE, "refused": Check.REFUSED}
-        self.commit(transitions.checked(self.record, key_id, outcomes[what], self.now))
+        after = self.now - find(self.record, key_id).created_at
+        self.commit(transitions.checked(self.record, key_id, outcomes[what], after, self.now))
 
     def deliver(self, step: Step, key_id: int) -> None:
         sink = next(s for s in self.policy.deliver_to if s.name == step.sink)

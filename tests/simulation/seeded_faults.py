@@ -91,8 +91,10 @@ FAULTS = (
         (
             (
                 "        self._commit(name, lambda r: transitions.intend(r, policy, key_name, step.why, urgent, now))\n"
+                "        asked = self._clock.monotonic()\n"
                 "        try:\n"
                 "            key, secret = setup.provider.create_key(policy.scope, key_name)\n",
+                "        asked = self._clock.monotonic()\n"
                 "        try:\n"
                 "            key, secret = setup.provider.create_key(policy.scope, key_name)\n"
                 "            self._commit(\n"
@@ -107,8 +109,8 @@ FAULTS = (
         (
             ("            self._commit(name, lambda r: transitions.offer(r, key_id, ref, step.why, now))\n", ""),
             (
-                "            setup.sinks[ref.name].deliver(hand_off, self._hands[name][key_id])\n",
-                "            setup.sinks[ref.name].deliver(hand_off, self._hands[name][key_id])\n"
+                "            setup.sinks[ref.name].deliver(hand_off, self._hands[name][key_id].secret)\n",
+                "            setup.sinks[ref.name].deliver(hand_off, self._hands[name][key_id].secret)\n"
                 "            self._commit(name, lambda r: transitions.offer(r, key_id, ref, step.why, now))\n",
             ),
         ),
