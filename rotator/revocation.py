@@ -77,6 +77,11 @@ def _after_grace(policy: Policy, record: Record, generation: Generation, keys: S
         return wait(f"the grace period of the old key {generation.name} ends at {when(ends)}", ends)
     hindrance = _hindrance(policy, record, generation, keys, now, ends + policy.hold.at_most)
     if hindrance is not None:
+        account = generation.scope.account
+        if hindrance.until is not None and hindrance.until <= now:
+            if account not in keys.unreadable:
+                return Step(Do.LOOK, f"{hindrance.why}; that needs a fresh list", account=account)
+            hindrance = replace(hindrance, until=None)
         return _held(generation, hindrance, ends + policy.hold.at_most, now)
     if generation.held is not None:
         return Step(Do.RELEASE, f"nothing holds {generation.name} any longer", key_id=generation.key_id)
@@ -126,7 +131,7 @@ def _held(generation: Generation, hindrance: _Hindrance, last_call: datetime, no
 
 @dataclass(frozen=True)
 class _Hindrance:
-    """What speaks against revoking a key past its grace; `until` when it may end by itself."""
+    """What speaks against revoking a key past its grace; `until` when it may end by itself, as a list then tells."""
 
     why: str
     until: datetime | None = None
@@ -202,12 +207,15 @@ def _use_cannot_be_known(case: _Case) -> _Hindrance | None:
 def _still_used(case: _Case) -> _Hindrance | None:
     generation, used = case.generation, foreign_use(case.generation)
     quiet = quiet_period(case.policy, generation)
-    silent_until = case.now - case.keys.usage_lag  # later uses may not show yet
-    if used is None or not quiet or silent_until >= used + quiet or _use_is_overridden(case):
+    if used is None or not quiet or _use_is_overridden(case):
+        return None
+    silent_at = used + quiet + case.keys.usage_lag  # later uses may not show before
+    listing = list_of(case.keys, generation.scope)
+    if listing is not None and listing.requested_at >= silent_at:
         return None
     where = f" from {listed(generation.last_used_from)}" if generation.last_used_from else ""
     why = f"it was used at {when(used)}{where}; it is revoked when it has not been used for {span(quiet)}"
-    return _Hindrance(why, until=used + quiet + case.keys.usage_lag)
+    return _Hindrance(why, until=silent_at)
 
 
 def _new_key_unused(case: _Case) -> _Hindrance | None:

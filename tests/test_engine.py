@@ -245,6 +245,25 @@ def test_a_straggler_holds_the_revocation_until_it_stops(world: World, person_se
     person_sees(world.told("revocation.held")[0].why)
 
 
+def test_a_key_in_steady_use_is_kept_between_two_polls_too(world: World) -> None:
+    world.configure(
+        TWO_FILES.replace("grace_period: 24h", "grace_period: 30s\n    hold: {while_old_key_used_within: 20s}")
+    )
+    world.settle()
+    secret = app(world)
+    world.order(OrderKind.ROTATE, "ci")
+    world.settle()
+
+    for count in range(60):
+        world.push(seconds=8)
+        world.engine.turn("ci")
+        assert world.neon.use(secret, "203.0.113.7"), f"revoked in the middle of its use, after {count} calls"
+        if count % 3 == 0:
+            world.settle()
+    world.live_through(120)
+    assert not world.works(secret)
+
+
 @pytest.mark.fault(
     "Sinks",
     "A file sink's file is deleted by somebody",

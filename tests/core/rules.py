@@ -52,7 +52,9 @@ def against_revoking_by_rule(policy: Policy, record: Record, keys: Keys, old: Ge
         least = min(timedelta(hours=1), policy.grace_period)
         quiet = max(least, (old.longest_gap or timedelta(0)) * 2)
         quiet = min(quiet, policy.hold.at_most)
-    in_use = used is not None and not by_us and quiet > timedelta(0) and used + quiet > now
+    old_list = keys.lists.get(old.scope.account)  # what it does not show yet is not known
+    silent = used is None or (old_list is not None and used + quiet <= old_list.requested_at)
+    in_use = not silent and not by_us and quiet > timedelta(0)
     new_used = new.last_used_at is not None and (
         new.checked_at is None or new.last_used_at > new.checked_at + timedelta(seconds=1)
     )

@@ -570,6 +570,54 @@ def test_conditions(situation: Situation) -> None:
         keys=seen(a_record(a_retiring(5), a_live(6)), usage_lag=30 * MINUTE),
     ),
     row(
+        "silence counts as far as the list shows it: one that was asked for before it was long enough says too little",
+        Do.LOOK,
+        f"{named(5)} is kept: it was used at 2026-11-23 11:00:00 UTC",
+        "needs a fresh list",
+        record=a_record(a_retiring(5, **used(HOUR)), a_live(6)),
+        keys=seen(a_record(a_retiring(5), a_live(6)), age=SECOND),
+        account="personal",
+    ),
+    row(
+        "with a lag the same",
+        Do.LOOK,
+        "needs a fresh list",
+        record=a_record(a_retiring(5, **used(90 * MINUTE)), a_live(6)),
+        keys=seen(a_record(a_retiring(5), a_live(6)), age=SECOND, usage_lag=30 * MINUTE),
+    ),
+    row(
+        "without a list at all the same",
+        Do.LOOK,
+        "needs a fresh list",
+        record=a_record(a_retiring(5, **used(DAY)), a_live(6)),
+        keys=seen(PAIR, lists={}),
+    ),
+    row(
+        "a list that cannot be asked for keeps the key that was used so lately",
+        Do.HOLD,
+        "it was used at 2026-11-23 11:00:00 UTC",
+        record=a_record(a_retiring(5, **used(HOUR)), a_live(6)),
+        keys=seen(a_record(a_retiring(5), a_live(6)), age=SECOND, unreadable=unread()),
+    ),
+    row(
+        "and it waits for a list, not for a moment that has passed",
+        Do.WAIT,
+        record=a_record(
+            a_retiring(
+                5,
+                **used(HOUR),
+                held=Hindrance(
+                    NOW - HOUR,
+                    f"{named(5)} is kept: it was used at 2026-11-23 11:00:00 UTC; "
+                    "it is revoked when it has not been used for 1h",
+                ),
+            ),
+            a_live(6),
+        ),
+        keys=seen(a_record(a_retiring(5), a_live(6)), age=SECOND, unreadable=unread()),
+        until=NOW + 6 * DAY,
+    ),
+    row(
         "a list that lags by more than the quiet period is not trusted, whatever it says",
         Do.HOLD,
         f"{named(5)} is kept: whether it is still used is not known, as Neon's last_used_at cannot be trusted",

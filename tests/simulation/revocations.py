@@ -110,8 +110,9 @@ class Revocations:
             quiet = min(timedelta(hours=1), policy.grace_period, hold.at_most)
         ours = shown is not None and any(abs(shown - at) <= 2 for at in key.checked)
         if shown is not None and not ours:
-            ago = self._pace.seconds - shown
+            listed = self._world.provider.shown[key.scope.account]  # what it does not show yet cannot be known
+            ago = listed.asked - shown
             if ago < quiet.total_seconds() - self._tolerance.slack():
-                raise Violation("I1", f"{what} {ago:.0f} s after a use that Neon showed; {quiet} of silence asked for")
+                raise Violation("I1", f"{what} by a list of {ago:.0f} s after a use; {quiet} of silence asked for")
         if hold.until_new_key_used and successor.shown is None:
             raise Violation("I1", f"{what}, but nobody has used {successor.name} yet")
