@@ -323,8 +323,9 @@ class Rotation:
 class ClosedName:
     """The name of an intent, or of a key that left the list, under which a key may yet turn up.
 
-    `offered` are the targets that may hold it then. `key_id` is the key's, if it is known: then no other key of that
-    name is meant, for names that people give are given again.
+    `offered` are the targets that may hold it then, and `superseded` since when some had a later one. `key_id` is the
+    key's, if it is known: then no other key of that name is meant, for names that people give are given again.
+    `condemned` is what an operator asked for; `live_since` when an adopted key went live, after keys of higher numbers.
     """
 
     name: str
@@ -334,6 +335,9 @@ class ClosedName:
     generation: int
     offered: tuple[str, ...] = ()
     key_id: int | None = None
+    superseded: Mapping[str, datetime] = field(default_factory=dict)
+    condemned: Condemned | None = None
+    live_since: datetime | None = None
 
 
 class OrderKind(StrEnum):

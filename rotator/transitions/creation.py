@@ -118,16 +118,18 @@ def close_intent(record: Record, key: Key | None, why: str, now: datetime) -> Ch
 def recover(record: Record, key: Key, why: str, now: datetime) -> Change:
     """A key turned up under a remembered name: an orphan. Sinks may have had a later key since they were offered it."""
     closed = next(c for c in record.closed if c.key_id == key.id or (c.key_id is None and c.name == key.name))
-    later = [g for g in record.generations if g.number > closed.generation]
-    superseded = {
-        target: min(g.receipts[target] for g in later if target in g.receipts)
-        for target in closed.offered
-        if any(target in g.receipts for g in later)
-    }
+    later = [g.receipts for g in record.generations if g.number > closed.generation]
+    superseded = dict(closed.superseded)
+    for target in closed.offered:
+        receipts = [receipts[target] for receipts in later if target in receipts]
+        since = [at for at in receipts if closed.live_since is None or at >= closed.live_since]
+        if since:
+            superseded.setdefault(target, min(since))
     orphan = replace(
         _orphan(closed.generation, key, closed.scope, why, now),
         offers={target: Offer(at=closed.closed_at) for target in closed.offered},
         superseded=superseded,
+        condemned=closed.condemned,
     )
     changed = replace(
         record,

@@ -76,13 +76,18 @@ def forget(record: Record, key_id: int, why: str, now: datetime) -> Change:
     change = revoked(record, key_id, why, now)
     if generation.revocation is None:
         change = replace(change, events=(event_of("key.gone", why, record, generation),))
+    offered = (*generation.offers, *(target for target in generation.excused if target not in generation.offers))
+    retiring_since = generation.retiring_since
     closed = ClosedName(
         generation.name,
         generation.scope,
         generation.created_at,
         now,
         generation.number,
-        (*generation.offers, *(target for target in generation.excused if target not in generation.offers)),
+        offered,
         generation.key_id,
+        dict.fromkeys(offered, retiring_since) if retiring_since is not None else generation.superseded,
+        generation.condemned,
+        generation.live_since if generation.adopted else None,
     )
     return replace(change, record=replace(change.record, closed=(*change.record.closed, closed)))

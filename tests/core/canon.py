@@ -17,7 +17,7 @@ from typing import Any
 
 from builders import APP, CI, DAY, HOUR, NOW, PERSONAL, VAULT
 
-from rotator.model import Check, Condemned, Every, Generation, KeyList, OrderKind, Policy
+from rotator.model import Check, ClosedName, Condemned, Every, Generation, KeyList, OrderKind, Policy
 from rotator.schedule import due_at
 from rotator.standing import INSTANT, foreign_use
 
@@ -102,7 +102,7 @@ class _Form:
             tuple(sorted((_TARGETS[t], self.ahead(at)) for t, at in record.offered.items() if at > self.now)),
             tuple(sorted(targets(record.gone))),
             tuple(sorted(targets(world.truth.said_gone & record.gone.keys()))),
-            tuple((self.rank[self.named[c.name]], self.ago(c.closed_at), targets(c.offered)) for c in self.closed),
+            tuple(self.closing(c) for c in self.closed),
             len(record.adopted),
             record.paused,
             tuple(
@@ -125,6 +125,16 @@ class _Form:
             ),
             tuple((_ACCOUNTS[account], self.rank[key.id]) for account, key in world.late),
             self.truth(),
+        )
+
+    def closing(self, c: ClosedName) -> tuple[Any, ...]:
+        return (
+            self.rank[self.named[c.name]],
+            self.ago(c.closed_at),
+            targets(c.offered),
+            tuple(sorted((_TARGETS[t], self.ago(at)) for t, at in c.superseded.items())),
+            _CONDEMNED[c.condemned],
+            self.ago(c.live_since),
         )
 
     def generation(self, g: Generation) -> tuple[Any, ...]:

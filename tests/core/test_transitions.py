@@ -583,7 +583,8 @@ def test_a_revoked_key_that_no_sink_got_last_makes_nothing_due(orphan: Generatio
 def test_a_key_that_somebody_else_revoked_is_forgotten_and_its_name_remembered() -> None:
     old = a_retiring(5, CI, APP, scope=ORG)
     change = transitions.forget(a_record(old, a_live(6), closed=(a_closed_name(2),)), 105, WHY, NOW)
-    closed = ClosedName(named(5), ORG, old.created_at, NOW, 5, (CI.target, APP.target), 105)
+    since = dict.fromkeys((CI.target, APP.target), NOW - 2 * DAY)
+    closed = ClosedName(named(5), ORG, old.created_at, NOW, 5, (CI.target, APP.target), 105, since)
     assert change.record == a_record(a_live(6), closed=(a_closed_name(2), closed))
     assert told(change) == ("key.gone", WHY, 5, 105, named(5), False)
 
@@ -603,11 +604,38 @@ def test_a_live_key_that_is_gone_as_was_asked_makes_a_rotation_due() -> None:
 def test_an_adopted_key_that_is_gone_is_remembered_by_its_id_with_the_sinks_that_had_it() -> None:
     adopted = an_adopted(retiring_since=NOW)
     record = transitions.forget(a_record(adopted, a_live(6)), 50, WHY, NOW).record
-    assert record.closed == (ClosedName(adopted.name, PERSONAL, adopted.created_at, NOW, 0, (CI.target,), 50),)
+    (closed,) = record.closed
+    assert (closed.name, closed.key_id, closed.offered) == (adopted.name, 50, (CI.target,))
+    assert (closed.live_since, closed.superseded) == (adopted.live_since, {CI.target: NOW})
     assert record.generations == (a_live(6),)
     again = transitions.recover(record, a_foreign(50, adopted.name), WHY, NOW).record
     assert set(again.generations[-1].offers) == {CI.target}, "its consumers may have it still"
     assert again.closed == ()
+
+
+def test_a_retiring_key_that_comes_back_counts_its_grace_period_from_when_it_retired() -> None:
+    retired = a_retiring(5, CI, retiring_since=NOW - HOUR)
+    newer = a_live(6, CI, created_at=NOW - 2 * HOUR)  # its receipt is older than its going live
+    record = transitions.forget(a_record(retired, newer), 105, WHY, NOW).record
+    again = transitions.recover(record, a_foreign(105, retired.name), WHY, NOW + HOUR).record
+    assert again.generations[-1].superseded == {CI.target: NOW - HOUR}
+
+
+def test_an_adopted_key_that_comes_back_was_not_replaced_by_what_came_before_it() -> None:
+    before = a_live(4, CI, created_at=NOW - 2 * DAY, retiring_since=NOW - DAY)
+    adopted = an_adopted(live_since=NOW - DAY, excused=(CI.target,))
+    record = transitions.forget(a_record(before, adopted), 50, WHY, NOW).record
+    back = a_foreign(50, adopted.name)
+    assert transitions.recover(record, back, WHY, NOW).record.generations[-1].superseded == {}
+    newer = replace(record, generations=(*record.generations, a_live(5, CI, created_at=NOW)))
+    assert transitions.recover(newer, back, WHY, NOW).record.generations[-1].superseded == {CI.target: NOW}
+
+
+def test_a_key_that_an_operator_condemned_is_so_still_when_it_comes_back() -> None:
+    leaked = a_retiring(5, CI, condemned=Condemned.NOW, revocation=asked())
+    record = transitions.forget(a_record(leaked, a_live(6)), 105, WHY, NOW).record
+    again = transitions.recover(record, a_foreign(105, leaked.name), WHY, NOW).record
+    assert again.generations[-1].condemned is Condemned.NOW
 
 
 def test_a_key_that_is_not_in_the_record_cannot_change() -> None:
