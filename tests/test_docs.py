@@ -138,7 +138,7 @@ def told_to_notify(tree: ast.AST) -> Iterator[str]:
 def test_the_events_that_are_described_are_those_that_are_sent() -> None:
     page = (ROOT / "docs" / "sinks.md").read_text()
     described = set(re.findall(r"`([a-z_]+\.[a-z_]+)`", page.split("Their types are")[1].split("They are kept")[0]))
-    sources = {path: path.read_text() for path in (ROOT / "rotator").glob("*.py")}
+    sources = {path: path.read_text() for path in (ROOT / "rotator").rglob("*.py") if "sandbox" not in path.parts}
     sent = {name for text in sources.values() for name in told_to_notify(ast.parse(text))}
     assert sent <= described
     assert all(any(f'"{name}"' in text for text in sources.values()) for name in described)
