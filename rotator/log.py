@@ -30,6 +30,7 @@ _WARNINGS = {
     "revocation.held",
     "sink.drifted",
     "key.orphaned",
+    "orphan.handed_on",
     "list.unreadable",
     "order.lapsed",
     "api_key.unused",

@@ -12,11 +12,13 @@ from collections.abc import Iterable, Mapping, Set
 from dataclasses import dataclass, replace
 from datetime import datetime, timedelta
 
-from rotator.model import PERSONAL, Absence, Event, Generation, Key, KeyList, Keys, Policy, Record
+from rotator.model import PERSONAL, Absence, Event, Generation, Held, Key, KeyList, Keys, Offer, Policy, Record
 from rotator.standing import WHOLE_SECOND, file_troubles, foreign_use, gone_from, is_missing, list_of, live
 from rotator.transitions import Change
+from rotator.words import when
 
 _POLLS_BEFORE_BELIEF = 3
+_CHECKED_WITHIN = timedelta(minutes=5)  # a new key is checked right after its creation
 _BY_COINCIDENCE = "it was used when this program made its own calls; neon.api_key_id would tell for certain"
 
 
@@ -30,6 +32,9 @@ def observe(policy: Policy, record: Record, keys: Keys) -> Change | None:
         if before is current:
             after, news = _missing_live(after, record)
             events += news
+        if why := _somebody_has(policy, record, after, keys):
+            after = _offered_to_all(policy, after)
+            events.append(replace(_event("orphan.handed_on", why, record, after), notify=False))
         generations.append(after)
     drifted = tuple(sorted(t.sink.target for t in file_troubles(policy, record, keys)))
     unread = [t for t in record.drifted if t not in keys.contents and any(s.target == t for s in policy.deliver_to)]
@@ -89,6 +94,32 @@ def _missing_live(generation: Generation, record: Record) -> tuple[Generation, l
         return generation, []
     why = f"the live key {generation.name} is gone from Neon's list; its consumers cannot use it any more"
     return replace(generation, missing_reported=True), [_event("api_key.missing", why, record, generation)]
+
+
+def _somebody_has(policy: Policy, record: Record, generation: Generation, keys: Keys) -> str:
+    """What shows that an orphan was handed on although no offer of it is recorded, or an empty text.
+
+    Every offer is recorded before it is made, so this is a state that was restored from a backup, and is older than
+    what happened. The orphan may be at every sink then, perhaps as the key that everybody uses.
+    """
+    if generation.orphan is None or generation.offers:
+        return ""
+    used = generation.last_used_at if generation.checked_at is None else foreign_use(generation)
+    was_checked = generation.checked_at is None and generation.fingerprint is not None  # by us, before we died
+    if used is not None and not (was_checked and used <= generation.created_at + _CHECKED_WITHIN):
+        return f"{generation.name} was used at {when(used)}, so it was handed on, which this state does not know"
+    for trouble in file_troubles(policy, record, keys):
+        held = keys.contents.get(trouble.sink.target)
+        unknown = generation.fingerprint is None and not trouble.lost and held != Held.UNREADABLE
+        if unknown or held == generation.fingerprint:
+            return f"{trouble.why}: that may be {generation.name}, handed on, which this state does not know"
+    return ""
+
+
+def _offered_to_all(policy: Policy, generation: Generation) -> Generation:
+    assert generation.orphan is not None  # noqa: S101 - only asked of orphans
+    targets = [sink.target for sink in policy.deliver_to] or ["somebody"]
+    return replace(generation, offers=dict.fromkeys(targets, Offer(at=generation.orphan.since)))
 
 
 def _event(name: str, why: str, record: Record, generation: Generation) -> Event:

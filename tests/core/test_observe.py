@@ -14,6 +14,7 @@ from builders import (
     NAME,
     NOW,
     SECOND,
+    VAULT,
     a_foreign,
     a_generation,
     a_key,
@@ -30,9 +31,10 @@ from builders import (
 )
 
 from rotator.decide import next_step
-from rotator.model import Absence, Do, Event, Generation, Held, KeyList, Keys, SinkRef
+from rotator.model import Absence, Check, Do, Event, Generation, Held, KeyList, Keys, Orphan, SinkRef
 from rotator.observe import Judgement, judge, observe, own_keys
 from rotator.standing import find
+from rotator.transitions import stand_in
 
 
 def after(generation: Generation, keys: Keys) -> Generation:
@@ -424,3 +426,61 @@ def test_otherwise_a_key_that_was_used_at_our_own_calls_is_taken_for_ours(used: 
 def test_a_key_with_another_fingerprint_is_never_taken_for_ours() -> None:
     listing = a_list(a_foreign(106, last_used_at=NOW))
     assert own_keys(None, {106: "sha256:6"}, "sha256:x", [(NOW, NOW)], [listing]) == {}
+
+
+# An orphan of a state that is older than what happened
+
+LOST = a_generation(
+    7, fingerprint=None, check=Check.PENDING, checked_at=None, orphan=Orphan(NOW, "its answer was lost")
+)
+CREATED = an_orphan(7, check=Check.PENDING, checked_at=None)
+CREATED_AT = LOST.created_at
+
+
+LIVE_AT_BOTH = a_live(6, APP, VAULT)
+WELL = {APP.target: "sha256:6"}
+
+
+@pytest.mark.parametrize(
+    ("orphan", "used", "contents", "says"),
+    [
+        pytest.param(LOST, None, WELL, "", id="nobody uses it, and the file is as it should be"),
+        pytest.param(LOST, CREATED_AT, WELL, "was used at", id="its secret never arrived, and yet it is used"),
+        pytest.param(CREATED, CREATED_AT + 5 * MINUTE, WELL, "", id="it was used when we may have checked it"),
+        pytest.param(CREATED, CREATED_AT + 6 * MINUTE, WELL, "was used at", id="it was used later than that"),
+        pytest.param(an_orphan(7), CREATED_AT + SECOND, WELL, "", id="it was used when we checked it"),
+        pytest.param(an_orphan(7), CREATED_AT + MINUTE, WELL, "was used at", id="it was used after we checked it"),
+        pytest.param(LOST, None, {APP.target: "sha256:?"}, "holds another secret", id="the file has an unknown secret"),
+        pytest.param(LOST, None, {APP.target: Held.NOTHING}, "", id="the file has none"),
+        pytest.param(LOST, None, {APP.target: Held.UNREADABLE}, "", id="the file cannot be read"),
+        pytest.param(CREATED, None, {APP.target: "sha256:7"}, "holds another secret", id="the file has this very key"),
+        pytest.param(CREATED, None, {APP.target: "sha256:?"}, "", id="the file has another that is unknown"),
+    ],
+)
+def test_an_orphan_that_somebody_has_was_handed_on_before_the_state_was_restored(
+    orphan: Generation, used: datetime | None, contents: dict[str, str], says: str
+) -> None:
+    record = a_record(LIVE_AT_BOTH, orphan)
+    keys = seen(lists={"personal": a_list(a_key(LIVE_AT_BOTH), a_key(orphan, last_used_at=used))}, contents=contents)
+    change = observe(a_policy(APP, VAULT), record, keys)
+    events = [event for event in change.events if event.name == "orphan.handed_on"] if change else []
+    offers = find(change.record if change else record, 107).offers
+    assert [says in event.why for event in events] == [True] * bool(says)
+    assert offers.keys() == ({APP.target, VAULT.target} if says else set())
+
+
+def test_it_leaves_like_any_key_that_sinks_may_have() -> None:
+    record = a_record(LIVE_AT_BOTH, LOST)
+    keys = seen(lists={"personal": a_list(a_key(LIVE_AT_BOTH), a_key(LOST, last_used_at=NOW))}, contents=WELL)
+    change = observe(a_policy(APP, VAULT), record, keys)
+    assert change is not None
+    assert observe(a_policy(APP, VAULT), change.record, keys) is None, "that is said once"
+    step = next_step(a_policy(APP, VAULT), change.record, keys, NOW)
+    assert step.do is not Do.REVOKE, step
+
+
+def test_of_a_policy_that_is_not_configured_it_stays_until_a_person_decides() -> None:
+    keys = seen(lists={"personal": a_list(a_key(LOST, last_used_at=NOW))})
+    change = observe(stand_in("ci"), a_record(LOST), keys)
+    assert change is not None
+    assert find(change.record, 107).offers.keys() == {"somebody"}

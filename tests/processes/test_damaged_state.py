@@ -34,6 +34,13 @@ sinks:
 policies:
   ci: {rotate: {every: 30d}, grace_period: 1h, hold: {while_old_key_used_within: 0s}, deliver_to: [app]}
 """
+ONE_COMMAND = """
+state: sqlite:///rotator.db
+sinks:
+  vault: {type: command, run: [cat]}
+policies:
+  ci: {rotate: {every: 30d}, grace_period: 1h, hold: {while_old_key_used_within: 0s}, deliver_to: [vault]}
+"""
 
 
 def cut_short(state: Path) -> None:
@@ -213,6 +220,45 @@ def test_an_older_backup(tmp_path: Path, person_sees: Sees) -> None:
         assert world.status("ci")["state"] == "ok"
         assert (tmp_path / "app.key").read_text().strip() == world.neon.secret_of(world.ours()[-1])
         assert old not in world.ours()
+    finally:
+        world.close()
+
+
+@pytest.mark.fault(
+    "State",
+    "The state is restored from a backup that was made in the middle of a rotation",
+    "The key of that rotation is in use, so it was handed on: it stays until its successor's grace period is over.",
+)
+def test_a_backup_from_the_middle_of_a_rotation(tmp_path: Path, person_sees: Sees) -> None:
+    world = World(tmp_path, ONE_COMMAND)
+    state, backup = tmp_path / "rotator.db", tmp_path / "backup.db"
+
+    def copy(boundary: str) -> None:
+        if boundary == "before create_key" and not backup.exists():
+            with (
+                contextlib.closing(sqlite3.connect(state)) as source,
+                contextlib.closing(sqlite3.connect(backup)) as to,
+            ):
+                source.backup(to)
+
+    try:
+        world.boundaries.watch = copy
+        world.settle()
+        (key,) = world.ours()
+        world.push(minutes=10)
+        assert world.neon.use(world.neon.secret_of(key))
+        world.store.close()
+        state.write_bytes(backup.read_bytes())
+        world.store = Store(world.config.state)
+        world.restart()
+
+        world.settle()
+        assert key in world.ours()
+        person_sees(world.told("orphan.handed_on")[0].why)
+        world.live_through(3500)
+        assert key in world.ours(), "its consumers have the grace period to read the new one"
+        world.live_through(300)
+        assert world.ours() == [world.status("ci")["live"]["id"]] != [key]
     finally:
         world.close()
 
