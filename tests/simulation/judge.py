@@ -350,7 +350,7 @@ class Judge:
             self._missed(key, event)
 
     def _orphaned(self, line: Line, key: Made, event: Event) -> None:
-        given_up = line.policy is None  # taken out of the configuration
+        given_up = line.removed_at >= key.created  # taken out of the configuration, perhaps for a moment
         if "the process that held the secret" in event.why and key.held_by == self._world.process and not given_up:
             self._fail("I8", f"the secret of {key.name} was dropped by the process that still runs")
         key.orphaned = True
@@ -358,9 +358,11 @@ class Judge:
     def _missed(self, key: Made, event: Event) -> None:
         """A key that works is taken for gone: Neon's lists must have lacked it often enough to be believed."""
         shown = self._world.provider.shown.get(key.scope.account)
+        if self.tolerance.slack(key.created) > CLOCK:  # an older list may seem to be asked for later
+            return
         if shown is not None and not shown.keys and (key.scope.account == PERSONAL or key.lacked < 3):
             self._fail("I3", f"{event.name}: {key.name}, by {key.lacked} lists of which the last is empty")
-        if key.lacked < 2 and self.tolerance.slack(key.created) == CLOCK:
+        if key.lacked < 2:
             self._fail("I3", f"{event.name}: {key.name}, by {key.lacked} lists")
 
     def _known(self, key: Made) -> None:
@@ -385,8 +387,9 @@ class Judge:
     # The end
 
     def outcomes(self) -> None:
-        """Every effect has its outcome in the history."""
+        """Every effect has its outcome in the history. The keys of a policy that was taken out are left alone."""
+        left = {key.id for line in self._world.lines if line.policy is None for key in line.made if key.alive}
         for (name, about), count in self._done.items():
             ends = _OUTCOMES.get(name, ())
-            if ends and not any((end, about) in self._told for end in ends):
+            if ends and about not in left and not any((end, about) in self._told for end in ends):
                 self._fail("I7", f"key {about}: {count} times {name}, and the history has no outcome")

@@ -52,6 +52,7 @@ class Line:
     orders: list[Given] = field(default_factory=list)
     paused_since: float | None = None
     changed_at: float = 0.0
+    removed_at: float = float("-inf")
     lost: dict[str, float] = field(default_factory=dict)
     mended_at: float = float("-inf")
     begun: bool = False

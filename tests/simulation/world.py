@@ -130,6 +130,8 @@ class World:
                 self.name(line, line.policy.name)
             if line.policy is not before or line.policy is None:
                 line.changed_at = self.pace.seconds
+            if line.policy is None:
+                line.removed_at = self.pace.seconds
             sinks = line.policy.deliver_to if line.policy is not None else ()
             line.places = {place.name: place for place in map(self.place_of, sinks)}
             for place in line.places.values():
