@@ -72,6 +72,7 @@ class Revocations:
         # A machine that was frozen between the decision and the call knows of it with Neon's next answer.
         if not any(window_is_open(policy.window, moment) for moment in moments) and not self._tolerance.doubted(now):
             raise Violation("I1", f"{what} outside the rotation window")
+        key.misdated = doubted
         overridden = policy.hold.then is Then.REVOKE and (
             doubted or now - since >= grace + policy.hold.at_most.total_seconds() - slack
         )
