@@ -34,7 +34,7 @@ def observe(policy: Policy, record: Record, keys: Keys) -> Change | None:
             events += news
         if why := _somebody_has(policy, record, after, keys):
             after = _offered_to_all(policy, after)
-            events.append(replace(_event("orphan.handed_on", why, record, after), notify=False))
+            events.append(Event("orphan.handed_on", why, record.policy, after.number, after.key_id, after.name))
         generations.append(after)
     drifted = tuple(sorted(t.sink.target for t in file_troubles(policy, record, keys)))
     unread = [t for t in record.drifted if t not in keys.contents and any(s.target == t for s in policy.deliver_to)]
