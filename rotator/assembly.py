@@ -38,6 +38,7 @@ class Assembly:
 
     def configure(self, config: Config) -> None:
         """Act on another configuration from now on. Raises StateUnavailable, then it acts on the one before."""
+        config = config.after(self.config)
         rate, neon = self.rate, self.neon
         if config.neon.requests_per_minute != self.config.neon.requests_per_minute:
             rate = RateLimit(config.neon.requests_per_minute, self.stop)

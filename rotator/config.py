@@ -13,7 +13,7 @@ from __future__ import annotations
 import os
 import re
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -38,7 +38,8 @@ class Config:
     """A configuration without a fault.
 
     `file` is absolute, and so is the path in `state`. `secret_variables` are the environment variables
-    that its secrets come from: programs that are run for a hand-off do not get to see them.
+    that its secrets come from, and those of the ones before it: programs that are run for a hand-off do not
+    get to see them.
     """
 
     file: Path
@@ -50,6 +51,12 @@ class Config:
     unused_keys: UnusedKeys
     notify: tuple[str, ...]
     secret_variables: frozenset[str] = frozenset()
+
+    def after(self, before: Config) -> Config:
+        """This one in the place of another: its variables still hold secrets, that may well be valid."""
+        variables = self.secret_variables | before.secret_variables
+        _withhold(self.sinks, variables)
+        return replace(self, secret_variables=variables)
 
 
 def load(path: Path, environ: Mapping[str, str] = os.environ) -> Config:
@@ -79,9 +86,7 @@ def load(path: Path, environ: Mapping[str, str] = os.environ) -> Config:
         raise ConfigError(faults.problems)
     refs = {name: sink.ref for name, sink in sinks.built.items()}
     variables = sinks.variables.union(_variables(neon.settings))
-    for sink in sinks.built.values():
-        if withhold := getattr(sink, "withhold", None):  # only a sink that runs programs has it
-            withhold(variables)
+    _withhold(sinks.built, variables)
     return Config(
         file=file,
         neon=neon.settings,
@@ -93,6 +98,12 @@ def load(path: Path, environ: Mapping[str, str] = os.environ) -> Config:
         notify=document.settings.notify,
         secret_variables=variables,
     )
+
+
+def _withhold(sinks: Mapping[str, Sink], variables: frozenset[str]) -> None:
+    for sink in sinks.values():
+        if withhold := getattr(sink, "withhold", None):  # only a sink that runs programs has it
+            withhold(variables)
 
 
 def _is_mapping(value: dict[str, Any], key: str) -> bool:

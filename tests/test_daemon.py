@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from sinks.builders import until
+from sinks.builders import a_hand_off, a_secret, until
 
 from rotator.assembly import assemble
 from rotator.config import load
@@ -285,5 +285,29 @@ def test_a_faulty_configuration_changes_nothing(stage: Stage) -> None:
         stage.service.wake("one")
         until(lambda: stage.turns.count() > before)
         assert stage.assembly.config is config
+
+    stage.play(act)
+
+
+def test_a_variable_that_held_a_secret_before_the_configuration_changed_is_still_kept_from_commands(
+    stage: Stage, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    secret = a_secret()
+    monkeypatch.setenv("NEON_ADMIN_KEY", secret.reveal())
+    after_write = f"after_write: [sh, -c, 'env | cut -d= -f1 > {tmp_path}/names']"
+    from_file = stage.file.read_text().replace("path: a.key", f"path: a.key, {after_write}")
+
+    def load_again(text: str) -> None:
+        before = stage.assembly.config
+        stage.file.write_text(text)
+        os.kill(os.getpid(), signal.SIGHUP)
+        until(lambda: stage.assembly.config is not before)
+
+    def act() -> None:
+        load_again(from_file.replace("{file: key}", "{env: NEON_ADMIN_KEY}"))
+        load_again(from_file)
+        load_again(from_file + "\n")
+        stage.assembly.config.sinks["a"].deliver(a_hand_off(secret), secret)
+        assert "NEON_ADMIN_KEY" not in (tmp_path / "names").read_text().split()
 
     stage.play(act)
