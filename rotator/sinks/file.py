@@ -6,7 +6,8 @@ flushed. So a reader sees the old text or the new one, never half of one, and ne
 somebody else may read it. The path must not be a symbolic link, and have no other name: what is replaced would be
 the link, and the other name would keep the old key. No folder on the way may have become a symbolic link since the
 path was resolved, else its owner could lead us anywhere. The owner and the group stay those of the file that was
-there, if the configuration names no others; but not where everybody may write and so may have put it there.
+there, if the configuration names no others; but not where everybody may write and so may have put it there. So does
+its access control list, which the mode caps (`folder.py`).
 
 **Taking turns.** Who writes holds a lock (flock) on the folder: one file may be written by several
 policies and processes, each changing another entry, and none may undo the work of another. A lock taken
@@ -15,8 +16,8 @@ process, and makes the temporary file's name free to be fixed: what is there und
 crash left, and is removed. Programs that know nothing of the lock are met with a look at the file just before
 it is replaced: if it is no longer the one that was read, all begins again with its new text.
 
-**Receipt.** The file is read back, its entry, mode and owner are compared, and its path must still lead to the folder
-that was written in; then `after_write` has run and ended with status 0. `after_write` gets no secret.
+**Receipt.** The file is read back, its entry and who may use it are compared, and its path must still lead to the
+folder that was written in; then `after_write` has run and ended with status 0. `after_write` gets no secret.
 
 What the entry is and how it is replaced without touching the rest is told in `entries.py`.
 """
@@ -45,14 +46,13 @@ from rotator.fields import ConfigPath
 from rotator.model import HandOff, Held, SinkRef
 from rotator.secret import Secret, fingerprint
 from rotator.sinks import entries
-from rotator.sinks.folder import group_number, mark, mount_points, open_folder, user_number
+from rotator.sinks.folder import LEAVE, Access, acl_of, group_number, mark, mount_points, open_folder, user_number
 from rotator.sinks.process import Argv, Program, TimeOut, environment
 
 LOCK_TAKES_AT_MOST = 10.0  # seconds; a writer holds it for milliseconds
 LARGEST_FILE = 1 << 20  # bytes; a larger one is not what this is for, and most likely another file
 LONGEST_PART = 60  # characters of the file's name in the temporary one, of 4 bytes at most: a name has room for 255
 CHANGES_MET = 20  # how often another program may change the file while we are about to replace it
-LEAVE = -1  # chown(2): this one stays as it is
 PASSING = {errno.ENOSPC, errno.EDQUOT, errno.EIO, errno.EMFILE, errno.ENFILE, errno.ENOMEM, errno.ESTALE, errno.EINTR}
 HINTS = {
     errno.ENOENT: "create its folder",
@@ -102,6 +102,7 @@ class _Found(NamedTuple):
 
     text: str
     status: os.stat_result
+    acl: bytes
 
 
 class FileSink:
@@ -187,12 +188,12 @@ class FileSink:
                     text = entries.write(found.text if found else "", self.format, self.variable, value)
                 except entries.NotUnderstood as error:
                     raise self._not_understood(error) from None
-                owner, group = self._owner(found)
-                if self._replace(folder, text, owner, group, found):
+                access = self._access(found)
+                if self._replace(folder, text, access, found):
                     break
             else:
                 raise TryLater(f"{self.path} is changed all the time", "see which other program writes it")
-            self._read_back(folder, value, owner, group)
+            self._read_back(folder, value, access)
         if self._program:
             self._program.run(environment(hand_off, self.withheld))
 
@@ -269,7 +270,7 @@ class FileSink:
                     raise self._not_regular() from None  # a socket, which cannot be opened
                 raise
             try:
-                status = os.fstat(file)
+                status, acl = os.fstat(file), acl_of(file)
                 if not stat.S_ISREG(status.st_mode):
                     raise self._not_regular()
                 with open(file, "rb", closefd=False) as stream:
@@ -279,7 +280,7 @@ class FileSink:
         if len(content) > LARGEST_FILE:
             raise NeedsPerson(f"{self.path} is larger than 1 MiB", "see whether it is the right file")
         try:
-            return _Found(content.decode("utf-8"), status)
+            return _Found(content.decode("utf-8"), status, acl)
         except UnicodeDecodeError:
             raise NeedsPerson(f"{self.path} is not UTF-8 text", "see whether it is the right file") from None
 
@@ -314,18 +315,14 @@ class FileSink:
     def _not_understood(self, error: entries.NotUnderstood) -> NeedsPerson:
         return NeedsPerson(f"{self.path} is not changed: {error}", f"correct it by hand, or its format {self.format}")
 
-    def _read_back(self, folder: int, value: str, owner: int, group: int) -> None:
+    def _read_back(self, folder: int, value: str, access: Access) -> None:
         """The receipt: the disk holds what was to be written, for those who are to read it and nobody else."""
         found = self._read(folder)
         if found is None or self._entry(found) != value:
             raise TryLater(
                 f"{self.path} does not hold what was just written to it", "see which other program writes it"
             )
-        if (
-            stat.S_IMODE(found.status.st_mode) != int(self.settings.mode, 8)
-            or owner not in (LEAVE, found.status.st_uid)
-            or group not in (LEAVE, found.status.st_gid)
-        ):
+        if not access.is_of(found.status, found.acl):
             raise NeedsPerson(
                 f"{self.path} did not get the mode and the owner that it was given",
                 "see whether its file system has modes and owners",
@@ -336,7 +333,7 @@ class FileSink:
 
     # Writing
 
-    def _replace(self, folder: int, text: str, owner: int, group: int, found: _Found | None) -> bool:
+    def _replace(self, folder: int, text: str, access: Access, found: _Found | None) -> bool:
         """Put a new file with this text where the path is; False if what was `found` there is not there any more."""
         temporary = f".{self.path.name[:LONGEST_PART]}.rotator.tmp"
         flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC
@@ -346,7 +343,7 @@ class FileSink:
             file = os.open(temporary, flags, 0o600, dir_fd=folder)
             try:
                 with os.fdopen(file, "wb") as stream:
-                    self._give(file, owner, group)
+                    access.give(file, self.path)
                     stream.write(text.encode())
                     stream.flush()
                     os.fsync(file)
@@ -369,33 +366,18 @@ class FileSink:
             return found is not None
         return found is None or mark(now) != mark(found.status)
 
-    def _owner(self, found: _Found | None) -> tuple[int, int]:
-        """Whose the file shall be: user and group, by number, or LEAVE."""
+    def _access(self, found: _Found | None) -> Access:
+        """Who may use the file: as it is now, but for what the configuration says."""
         owner, group = (found.status.st_uid, found.status.st_gid) if found else (LEAVE, LEAVE)
         if self.settings.owner is not None:
             owner = user_number(self.settings.owner)
         if self.settings.group is not None:
             group = group_number(self.settings.group)
-        return owner, group
-
-    def _give(self, file: int, owner: int, group: int) -> None:
-        """Set the owner, the group and the mode of a file that is still empty."""
-        try:
-            os.fchmod(file, int(self.settings.mode, 8))  # first, while it is our own file
-            os.fchown(file, owner, group)
-        except OSError as error:
-            if error.errno not in (errno.EPERM, errno.EACCES, errno.EINVAL):
-                raise
-            # Going on would take the file away from who reads it now. EINVAL: a namespace that lacks that user.
-            raise NeedsPerson(
-                f"this process may not make {self.path} belong to user {owner} and group {group}",
-                "run it with CAP_CHOWN where that user and group are known (PrivateUsers=no under systemd), or set "
-                "`owner` and `group` to whom the file may belong",
-            ) from None
+        return Access(owner, group, int(self.settings.mode, 8), found.acl if found else None)
 
     def _try_to_write(self, folder: int, found: _Found | None) -> None:
         """Do all of a delivery that leaves no trace: a file without a name, its owner, its mode, reading it."""
-        owner, group = self._owner(found)
+        access = self._access(found)
         with self._plainly("written"):
             try:
                 file = os.open(".", os.O_WRONLY | os.O_TMPFILE | os.O_CLOEXEC, 0o600, dir_fd=folder)
@@ -407,7 +389,7 @@ class FileSink:
                     raise PermissionError(errno.EACCES, os.strerror(errno.EACCES)) from None
                 return
             with os.fdopen(file, "wb"):
-                self._give(file, owner, group)
+                access.give(file, self.path)
                 with suppress(FileNotFoundError):  # no /proc here
                     os.close(os.open(f"/proc/self/fd/{file}", os.O_RDONLY | os.O_CLOEXEC))
 

@@ -1,17 +1,96 @@
-"""What a file sink asks of the system: its folder, whose file it is, and whether it is still the same."""
+"""What a file sink asks of the system: its folder, who may do what with its file, and whether it is still the same.
+
+A file's POSIX access control list names further users and groups who may use it. The kernel hands it over as a version
+of 4 bytes and entries of 8 (a tag, the rights, who), and keeps three of the entries equal to the bits of the file's
+mode. Where there is a list, the group's bits of the mode are its *mask*: the most that anybody named in it may do. So a
+mode that is set after the list caps it, as chmod does.
+"""
 
 from __future__ import annotations
 
+import errno
 import grp
 import os
 import pwd
 import re
 import stat
 from pathlib import Path
+from typing import NamedTuple
 
 from rotator.errors import NeedsPerson
 
 _PASS = getattr(os, "O_PATH", os.O_RDONLY)
+LEAVE = -1  # chown(2): this one stays as it is
+ACL = "system.posix_acl_access"
+_IN_THE_MODE = {0x01, 0x10, 0x20}  # the tags of the entries that are bits of the mode: owner, mask, others
+
+
+class Access(NamedTuple):
+    """Who may use a file: user and group by number or LEAVE, mode, and list or None for the folder's default."""
+
+    owner: int
+    group: int
+    mode: int
+    acl: bytes | None
+
+    def give(self, file: int, path: Path) -> None:
+        """Set it on an open file of our own that is still empty. Raises NeedsPerson and OSError."""
+        if self.acl is not None:
+            self._give_acl(file, self.acl, path)
+        try:
+            os.fchmod(file, self.mode)  # before the owner, while it is our own file
+            os.fchown(file, self.owner, self.group)
+        except OSError as error:
+            if error.errno not in (errno.EPERM, errno.EACCES, errno.EINVAL):
+                raise
+            # Going on would take the file away from who reads it now. EINVAL: a namespace that lacks that user.
+            raise NeedsPerson(
+                f"this process may not make {path} belong to user {self.owner} and group {self.group}",
+                "run it with CAP_CHOWN where that user and group are known (PrivateUsers=no under systemd), or set "
+                "`owner` and `group` to whom the file may belong",
+            ) from None
+
+    def is_of(self, status: os.stat_result, acl: bytes) -> bool:
+        """Whether a file has it."""
+        return (
+            stat.S_IMODE(status.st_mode) == self.mode
+            and self.owner in (LEAVE, status.st_uid)
+            and self.group in (LEAVE, status.st_gid)
+            and (self.acl is None or _named(self.acl) == _named(acl))
+        )
+
+    @staticmethod
+    def _give_acl(file: int, acl: bytes, path: Path) -> None:
+        try:
+            if acl:
+                os.setxattr(file, ACL, acl)
+            elif acl_of(file):
+                os.removexattr(file, ACL)  # the folder's default for new files, which this one is not
+        except OSError as error:
+            if error.errno not in (errno.EPERM, errno.EACCES, errno.EINVAL, errno.EOPNOTSUPP):
+                raise
+            raise NeedsPerson(
+                f"the access control list of {path} cannot be kept: {error.strerror}",
+                "run this service where the users in it are known (PrivateUsers=no under systemd), or take the list "
+                "away with setfacl -b",
+            ) from None
+
+
+def acl_of(file: int) -> bytes:
+    """The access control list of an open file, as the kernel has it; empty if there is none."""
+    if not hasattr(os, "getxattr"):
+        return b""
+    try:
+        return os.getxattr(file, ACL)
+    except OSError as error:
+        if error.errno in (errno.ENODATA, errno.EOPNOTSUPP):
+            return b""
+        raise
+
+
+def _named(acl: bytes) -> set[bytes]:
+    """What a list says beyond the mode."""
+    return {acl[at : at + 8] for at in range(4, len(acl), 8) if acl[at] not in _IN_THE_MODE}
 
 
 def open_folder(path: Path) -> int:
