@@ -118,7 +118,11 @@ class FileSink:
         variable: str | None = Field(
             default=None, validate_default=True, description="The entry that holds the key; only this one changes."
         )
-        mode: Mode = Field(default="0600", description="The file's permissions, an octal number in quotes.")
+        mode: Mode = Field(
+            default="0600",
+            description="The file's permissions, an octal number in quotes; if left out, a file that is closed to "
+            "others keeps its own.",
+        )
         owner: Account | None = Field(default=None, description="The file's owner; as it is if left out.")
         group: Account | None = Field(default=None, description="The file's group; as it is if left out.")
         after_write: Argv | None = Field(
@@ -373,7 +377,15 @@ class FileSink:
             owner = user_number(self.settings.owner)
         if self.settings.group is not None:
             group = group_number(self.settings.group)
-        return Access(owner, group, int(self.settings.mode, 8), found.acl if found else None)
+        return Access(owner, group, self._mode(found), found.acl if found else None)
+
+    def _mode(self, found: _Found | None) -> int:
+        """The configuration's; without one a file keeps its own, so that a group can go on reading it.
+
+        But not where others may do anything: that is rather a umask's doing than meant for a key.
+        """
+        bits = stat.S_IMODE(found.status.st_mode) if found else 0o777
+        return int(self.settings.mode, 8) if bits & 0o007 or "mode" in self.settings.model_fields_set else bits & 0o660
 
     def _try_to_write(self, folder: int, found: _Found | None) -> None:
         """Do all of a delivery that leaves no trace: a file without a name, its owner, its mode, reading it."""

@@ -66,6 +66,31 @@ def test_a_file_without_a_list_gets_none_from_its_folder(listed: Path) -> None:
     assert ACL not in os.listxattr(path)
 
 
+@pytest.mark.parametrize(
+    ("before", "configured", "after"),
+    [
+        pytest.param(0o640, {}, "0640", id="a group may read it"),
+        pytest.param(0o660, {}, "0660", id="a group may write it"),
+        pytest.param(0o400, {}, "0400", id="nobody may write it"),
+        pytest.param(0o2750, {}, "0640", id="nobody needs to execute it"),
+        pytest.param(0o644, {}, "0600", id="everybody may read it"),
+        pytest.param(0o662, {}, "0600", id="everybody may write it"),
+        pytest.param(0o640, {"mode": "0600"}, "0600", id="the default, but written down"),
+        pytest.param(0o600, {"mode": "0644"}, "0644", id="more open than it was"),
+    ],
+)
+def test_a_file_that_is_closed_to_others_keeps_its_mode_unless_one_is_configured(
+    tmp_path: Path, before: int, configured: dict[str, str], after: str
+) -> None:
+    path = tmp_path / "key"
+    path.write_text("old")
+    path.chmod(before)
+    sink = a_file_sink(path, **configured)
+    sink.check()
+    deliver(sink)
+    assert mode_of(path) == after
+
+
 @needs_root
 @pytest.mark.fault(
     "Sinks",
