@@ -245,7 +245,7 @@ def test_the_faults_of_a_sink_of_another_package_have_their_places_too(tmp_path:
     assert [(problem.line, problem.path, problem.problem.partition(";")[0]) for problem in problems] == [
         (8, "sinks.a.bucket", "missing"),
         (8, "sinks.a.buckt", "unknown key"),
-        (9, "sinks.b.type", "sinks of type broken cannot be loaded"),
+        (9, "sinks.b.type", "sinks of type broken cannot be loaded: there is no module no_such_module"),
         (10, "sinks.c", "the bucket is taken"),
         (11, "sinks.d.tags.mode", "0640 without quotes is the number 416 in YAML"),
     ]

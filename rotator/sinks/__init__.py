@@ -8,15 +8,13 @@ package is held to those promises by `foreign`.
 
 from __future__ import annotations
 
-from importlib import import_module
 from importlib.metadata import entry_points
 from typing import Any, ClassVar, Protocol
 
-from rotator.errors import NeedsPerson
 from rotator.fields import Settings
 from rotator.model import HandOff, SinkRef
 from rotator.secret import Secret
-from rotator.sinks.foreign import held_to_promises
+from rotator.sinks.foreign import held_to_promises, load
 
 ENTRY_POINTS = "rotator.sinks"
 BUILT_IN = {
@@ -72,11 +70,5 @@ def sink_types() -> dict[str, str]:
 def sink_class(kind: str) -> type[Sink]:
     """The class of a type. Raises KeyError for a type that there is not, NeedsPerson for one that is no sink."""
     module, _, name = sink_types()[kind].partition(":")
-    try:
-        loaded: type[Sink] = getattr(import_module(module), name)
-        is_sink = issubclass(loaded.Settings, Settings)
-    except (Exception, SystemExit):  # noqa: BLE001 - the code of another package runs here
-        is_sink = False
-    if not is_sink:
-        raise NeedsPerson(f"sinks of type {kind} cannot be loaded", "install the package again")
+    loaded = load(kind, module, name)
     return loaded if kind in BUILT_IN else held_to_promises(kind, loaded)

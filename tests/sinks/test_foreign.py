@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import sys
 from collections.abc import Callable
 from datetime import timedelta
@@ -19,6 +20,7 @@ from .builders import a_hand_off, a_secret
 from .test_contract import hints_of
 
 ODD = """
+import asyncio
 import sys
 from rotator import fields
 from rotator.errors import KeyNotFound, NeedsPerson, SinkGone, StateUnavailable, TryLater
@@ -46,6 +48,12 @@ class OddSink:
             raise ValueError(f"bad {text}")
         if self.how == "exits":
             sys.exit(text)
+        if self.how == "cancelled":
+            raise asyncio.CancelledError(text)
+        if self.how == "a generator":
+            raise GeneratorExit(text)
+        if self.how == "its own":
+            raise Wordless(text)
         if self.how == "state":
             raise StateUnavailable(f"no room for {text}")
         if self.how == "not found":
@@ -68,18 +76,60 @@ class NoStop(OddSink):
         raise RuntimeError("cannot stop")
 
 
+class NoProbe(OddSink):
+    def check(self):
+        pass
+
+
+class Wordless(TryLater):
+    def __init__(self, text):
+        Exception.__init__(self, text)
+
+
 class NoSettings:
     pass
+
+
+class OtherSettings:
+    class Settings:
+        pass
 """
+
+
+SETTINGS = "has no Settings that is a subclass of rotator.fields.Settings; tell those who made it"
+UNLOADABLE = [
+    (11, "d", "nosettings", f"odd:NoSettings {SETTINGS}"),
+    (12, "e", "othersettings", f"odd:OtherSettings {SETTINGS}"),
+    (13, "f", "noclass", "the module odd has no class Missing; install its package again, or tell those who made it"),
+    (14, "g", "nomodule", "there is no module missing; install its package again"),
+    (15, "h", "needy", "its module needy needs no_such_client, which is not there; install that"),
+    (
+        16,
+        "i",
+        "unimportable",
+        "its module cannot cannot be imported: SystemExit at cannot.py:1; tell those who made it",
+    ),
+]
 
 
 @pytest.fixture(autouse=True)
 def odd(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    types = {"odd": "odd:OddSink", "nostop": "odd:NoStop", "nosettings": "odd:NoSettings", "unimportable": "cannot:It"}
+    types = {
+        "odd": "odd:OddSink",
+        "nostop": "odd:NoStop",
+        "noprobe": "odd:NoProbe",
+        "nosettings": "odd:NoSettings",
+        "othersettings": "odd:OtherSettings",
+        "noclass": "odd:Missing",
+        "nomodule": "missing.sinks:It",
+        "needy": "needy:It",
+        "unimportable": "cannot:It",
+    }
     install(tmp_path / "site", "odd", ODD, types)
     (tmp_path / "site" / "cannot.py").write_text("raise SystemExit('no licence')")
+    (tmp_path / "site" / "needy.py").write_text("import no_such_client.http")
     monkeypatch.syspath_prepend(str(tmp_path / "site"))
-    for module in ("odd", "cannot"):
+    for module in ("odd", "cannot", "needy"):
         monkeypatch.delitem(sys.modules, module, raising=False)
 
 
@@ -99,6 +149,9 @@ def failure(call: Callable[[], object]) -> RotatorError:
     [
         ("raises", "ValueError"),
         ("exits", "SystemExit"),
+        ("cancelled", "CancelledError"),
+        ("a generator", "GeneratorExit"),
+        ("its own", "Wordless"),
         ("state", "StateUnavailable"),
         ("not found", "KeyNotFound"),
         ("seconds", "TryLater"),
@@ -145,6 +198,13 @@ def test_a_check_that_raises_says_that_the_sink_is_not_ready(person_sees: Callab
     person_sees(f"sink here is not ready: {error}")
 
 
+def test_a_method_that_cannot_be_called_is_told_without_a_place_in_our_own_code() -> None:
+    error = failure(lambda: a_sink("well", "noprobe").check())
+    assert error.problem == (
+        "the code of sinks of type noprobe failed with TypeError in check, before any of its own lines"
+    )
+
+
 def test_contents_that_are_no_text_cannot_be_read() -> None:
     sink = a_sink("well")
     assert failure(sink.contents).problem == "a sink of type odd does not say what it holds"
@@ -161,15 +221,23 @@ def test_one_that_cannot_be_made_is_a_fault_of_the_configuration_with_its_place(
     b: {type: odd, how: no ref}
     c: {type: odd, how: other name}
     d: {type: nosettings}
-    e: {type: unimportable}
+    e: {type: othersettings}
+    f: {type: noclass}
+    g: {type: nomodule}
+    h: {type: needy}
+    i: {type: unimportable}
     """
     problems = faults(tmp_path, a_config(sinks=sinks))
-    assert [(problem.line, problem.path, problem.problem.partition(" at ")[0]) for problem in problems] == [
-        (8, "sinks.a", "the code of sinks of type odd failed with ValueError"),
+    assert [
+        (problem.line, problem.path, re.sub(r" at odd.py:[0-9]+", "", problem.problem)) for problem in problems
+    ] == [
+        (8, "sinks.a", "the code of sinks of type odd failed with ValueError; tell those who made it"),
         (9, "sinks.b", "a sink of type odd does not say what it is; install another version of it"),
         (10, "sinks.c", "a sink of type odd does not say what it is; install another version of it"),
-        (11, "sinks.d.type", "sinks of type nosettings cannot be loaded; install the package again"),
-        (12, "sinks.e.type", "sinks of type unimportable cannot be loaded; install the package again"),
+        *(
+            (line, f"sinks.{name}.type", f"sinks of type {kind} cannot be loaded: {why}")
+            for line, name, kind, why in UNLOADABLE
+        ),
     ]
 
 
