@@ -132,7 +132,7 @@ class Receiver:
             def do_POST(self) -> None:
                 length = int(self.headers.get("Content-Length", 0))
                 headers = {name.lower(): value for name, value in self.headers.items()}
-                request = Request("POST", self.path, headers, self.rfile.read(length))
+                request = Request(self.command, self.path, headers, self.rfile.read(length))
                 receiver.requests.append(request)
                 reply = receiver.reply(request)
                 self.send_response(reply.status)
@@ -144,7 +144,7 @@ class Receiver:
                 self.wfile.write(reply.body)
                 self.close_connection = True
 
-            do_GET = do_POST  # what somebody who follows a redirect would send
+            do_GET = do_PUT = do_POST  # also what somebody who follows a redirect would send
 
             def log_message(self, *_: object) -> None:
                 pass
