@@ -4,8 +4,9 @@ The secret is the whole of the input, without a line end: programs such as `vaul
 all that they read. It is never among the arguments or in the environment, which other processes can
 read. The environment is the service's own, without the variables that the configuration's secrets
 come from (`withhold`) and what belongs to the service alone, and with four `ROTATOR_` variables
-that say which key this is. The receipt is exit status 0. How nothing of the command outlives its
-time-out or the service is told in `process.py`.
+that say which key this is. It runs in `/`: that is always there, and the same however the service was
+started. The receipt is exit status 0. How nothing of the command outlives its time-out or the service
+is told in `process.py`.
 """
 
 from __future__ import annotations
@@ -30,7 +31,9 @@ class CommandSink:
     class Settings(fields.Settings):
         """What the configuration says of a command sink."""
 
-        run: Argv = Field(description="The program and its arguments; it gets the key on standard input.")
+        run: Argv = Field(
+            description="The program and its arguments, run in / without a shell; it gets the key on standard input."
+        )
         timeout: TimeOut = Field(default=timedelta(seconds=30), description="How long the program may take.")
 
     def __init__(self, name: str, settings: Settings) -> None:

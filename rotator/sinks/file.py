@@ -126,7 +126,7 @@ class FileSink:
         owner: Account | None = Field(default=None, description="The file's owner; as it is if left out.")
         group: Account | None = Field(default=None, description="The file's group; as it is if left out.")
         after_write: Argv | None = Field(
-            default=None, description="A program to run after the file was written; it must end with status 0."
+            default=None, description="A program to run in / after the file was written; it must end with status 0."
         )
         timeout: TimeOut = Field(default=timedelta(seconds=30), description="How long after_write may take.")
 

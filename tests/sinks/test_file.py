@@ -265,12 +265,12 @@ def test_after_write_runs_once_the_file_is_there_and_knows_the_key_but_not_its_s
     monkeypatch.setenv("NEON_ADMIN", a_secret().reveal())
     monkeypatch.setenv("CREDENTIALS_DIRECTORY", "/run/credentials")
     forget_our_own_variables(monkeypatch)
-    script = f'cat - {tmp_path}/key > {tmp_path}/copy; env > {tmp_path}/env; echo "$0 $*" > {tmp_path}/words'
+    script = f'cat - {tmp_path}/key > {tmp_path}/copy; env > {tmp_path}/env; echo "$0 $* in $PWD" > {tmp_path}/words'
     sink = a_file_sink(tmp_path / "key", after_write=["sh", "-c", script, "reload", "app"])
     sink.withhold({"NEON_ADMIN"})
     value = deliver(sink).reveal()
     assert (tmp_path / "copy").read_text() == value
-    assert (tmp_path / "words").read_text() == "reload app\n"
+    assert (tmp_path / "words").read_text() == "reload app in /\n"
     variables = dict(line.partition("=")[::2] for line in (tmp_path / "env").read_text().splitlines())
     assert value not in variables.values()
     assert not variables.keys() & {"NEON_ADMIN", "CREDENTIALS_DIRECTORY"}
