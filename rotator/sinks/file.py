@@ -59,6 +59,8 @@ HINTS = {
     errno.EACCES: "let this user read and write in its folder",
     errno.EPERM: "let this user read and write in its folder; lsattr shows whether something is immutable",
     errno.EROFS: "let this service write there, for example with ReadWritePaths=",
+    errno.ENOLCK: "put the file on a file system with locks (flock), such as a local one",
+    errno.EBADF: "put the file on a file system with locks (flock) on folders, such as a local one",
     errno.EBUSY: "it is mounted as a single file, which can only be written in place: mount its folder instead",
 }
 MODE_EXPECTED = 'expected a mode in octal, in quotes, such as "0640"'
@@ -171,7 +173,7 @@ class FileSink:
 
     def check(self, *, probe: bool = False) -> None:
         """The file could be written now; found out with a file that never gets a name. A probe adds nothing."""
-        with self._folder() as folder:
+        with self._folder() as folder, self._turn(folder):  # its turn, since some file systems have no locks
             found = self._read_to_write(folder)
             if found is not None:
                 self._entry(found)
@@ -179,6 +181,8 @@ class FileSink:
                 if str(self.path) in mount_points():
                     raise OSError(errno.EBUSY, os.strerror(errno.EBUSY))
             self._try_to_write(folder, found)
+            with self._plainly("written"):
+                self._flush(folder)
         if self._program:
             self._program.check()
 
@@ -359,8 +363,20 @@ class FileSink:
                 with suppress(OSError):
                     os.unlink(temporary, dir_fd=folder)
                 raise
-            os.fsync(folder)
+            self._flush(folder)
         return True
+
+    def _flush(self, folder: int) -> None:
+        """Make what is in the folder outlast a loss of power. Raises NeedsPerson where that cannot be had."""
+        try:
+            os.fsync(folder)
+        except OSError as error:
+            if error.errno not in (errno.EINVAL, errno.EBADF, errno.EOPNOTSUPP):
+                raise
+            raise NeedsPerson(
+                f"the folder of {self.path} cannot be flushed to the disk: {error.strerror}",
+                "put the file on a file system that can, such as a local one",
+            ) from None
 
     def _is_another(self, folder: int, found: _Found | None) -> bool:
         """Whether the file is not the one that was read, or was written since."""

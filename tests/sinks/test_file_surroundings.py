@@ -6,6 +6,7 @@ to an audit hook, and in that the test does its mischief, as another process cou
 
 from __future__ import annotations
 
+import errno
 import os
 import shutil
 import stat
@@ -250,6 +251,33 @@ def test_an_immutable_file_is_told_with_what_to_look_for(tmp_path: Path, person_
         subprocess.run([chattr, "-i", path], check=True)
     assert path.read_text() == old
     assert [file.name for file in tmp_path.iterdir()] == ["key"]
+
+
+@needs_root
+@pytest.mark.fault(
+    "Sinks",
+    "A file sink's file system cannot flush a folder to the disk",
+    "The sink is found not ready before a key is created: a receipt would not outlast a loss of power.",
+)
+def test_a_folder_that_cannot_be_flushed_is_found_out_before_a_key_is_made(person_sees: Sees) -> None:
+    said = refusal(a_file_sink(Path("/proc/neon.key")).check)  # its folder answers as those of some network drives do
+    assert said.startswith("the folder of /proc/neon.key cannot be flushed to the disk: Invalid argument; ")
+    person_sees(f"sink app is not ready: {said}")
+
+
+@pytest.mark.fault(
+    "Sinks",
+    "A file sink's file system has no locks on folders, as NFS",
+    "The sink is found not ready before a key is created: writers could undo each other's work.",
+)
+def test_a_folder_that_cannot_be_locked_is_found_out_before_a_key_is_made(tmp_path: Path, person_sees: Sees) -> None:
+    def answer_as_nfs_does() -> None:
+        raise OSError(errno.EBADF, os.strerror(errno.EBADF))
+
+    with just_before("fcntl.flock", answer_as_nfs_does):
+        said = refusal(a_file_sink(tmp_path / "key").check)
+    assert said.startswith(f"{tmp_path}/key cannot be locked: Bad file descriptor; put the file on ")
+    person_sees(f"sink app is not ready: {said}")
 
 
 @pytest.mark.parametrize("letter", ["k", "ü"])
