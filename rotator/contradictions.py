@@ -227,10 +227,11 @@ def _grace(name: str, settings: PolicySettings) -> Iterator[Fault]:
     else:
         gap = settings.rotate.every
     if settings.grace_period >= gap:
+        default = "" if "grace_period" in settings.model_fields_set else ", the default,"
         yield (
             ("policies", name, "grace_period"),
-            f"{span(settings.grace_period)} of grace are not over when the next rotation comes after {span(gap)}; "
-            "expected a shorter grace_period or rarer rotations",
+            f"{span(settings.grace_period)} of grace{default} are not over when the next rotation comes after "
+            f"{span(gap)}; expected a shorter grace_period or rarer rotations",
         )
 
 

@@ -190,13 +190,13 @@ CONTRADICTIONS = [
         "default grace as long as the interval",
         a_config(rotate="rotate: {every: 24h}").replace("  a:", "  ▶a:"),
         GRACE,
-        ("1d of grace", "after 1d"),
+        ("1d of grace, the default,", "after 1d", "expected a shorter grace_period"),
     ),
     Row(
         "grace longer than the interval",
         a_config(rotate="rotate: {every: 30s}", policy="grace_period: ▶1m"),
         GRACE,
-        ("1m of grace", "after 30s", "shorter grace_period"),
+        ("1m of grace are", "after 30s", "shorter grace_period"),
     ),
     Row(
         "grace as long as the gap of a cron",
