@@ -135,12 +135,8 @@ def one_file_one_format(draft: Draft) -> Iterator[Fault]:
 def files_of_our_own(draft: Draft) -> Iterator[Fault]:
     """A sink that overwrites this file, or the state."""
     own = {os.path.realpath(draft.file): "this configuration itself"}
-    if (
-        draft.document
-        and "state" not in draft.document.faulty
-        and (state := sqlite_file(draft.document.settings.state))
-    ):
-        own[os.path.realpath(state)] = "rotator's own state"
+    if draft.document and "state" not in draft.document.faulty:
+        own[os.path.realpath(sqlite_file(draft.document.settings.state))] = "rotator's own state"
     for name, (_, real) in draft.files.items():
         if real in own:
             yield ("sinks", name, "path"), f"this file is {own[real]}; expected a file that only holds keys"

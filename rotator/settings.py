@@ -13,7 +13,7 @@ import re
 from collections.abc import Mapping
 from datetime import time, timedelta
 from typing import Annotated, Any, Literal
-from urllib.parse import parse_qs, urlsplit
+from urllib.parse import urlsplit
 
 from pydantic import AfterValidator, BeforeValidator, Field, ValidationInfo, WithJsonSchema, WrapValidator
 
@@ -24,12 +24,11 @@ from rotator.model import OnMissing, Policy, Scope, SinkRef, Then
 NAME_PATTERN = "^[a-z0-9-]{1,40}$"
 NAME_EXPECTED = "expected a name of 1 to 40 of a-z, 0-9 and -"
 LISTEN_EXPECTED = "expected HOST:PORT, such as 127.0.0.1:9464 or [::1]:9464"
-STATE_EXPECTED = "expected sqlite:///FILE, with four slashes if FILE is absolute, or postgresql://HOST/DATABASE"
+STATE_EXPECTED = "expected sqlite:///FILE, with four slashes if FILE is absolute"
 SCOPE_EXPECTED = "expected personal, {organization: org-…} or {organization: org-…, project: …}"
 ROTATE_EXPECTED = 'expected {every: 30d} or {cron: "0 3 * * 1", timezone: Europe/Berlin}'
 TIME_EXPECTED = 'expected a time of day in quotes, such as "09:00"'
 URL_EXPECTED = "expected an https URL such as https://console.neon.tech/api/v2"
-_PASSWORD_EXPECTED = "leave it out; put it in ~/.pgpass or PGPASSWORD, where PostgreSQL's clients look for it"
 
 
 def _positive(value: timedelta) -> timedelta:
@@ -78,18 +77,14 @@ def _state(value: str, info: ValidationInfo) -> str:
         if not file or file.endswith("/") or "?" in file or file.startswith("file:"):
             raise ValueError(STATE_EXPECTED)
         return f"sqlite:///{base_of(info).absolute() / file}"
-    if parts.scheme == "postgresql" and value.startswith("postgresql://"):
-        if parts.password or {"password", "sslpassword"} & set(parse_qs(parts.query)):
-            raise ValueError(f"a password is never written in this file; {_PASSWORD_EXPECTED}")
-        return value
-    if parts.scheme in ("postgres", "postgresql+psycopg", "postgresql+psycopg2"):
-        raise ValueError(f"the scheme is written postgresql:; {STATE_EXPECTED}")
+    if parts.scheme.startswith("postgres"):
+        raise ValueError(f"this version keeps its state in SQLite only; {STATE_EXPECTED}")
     raise ValueError(STATE_EXPECTED)
 
 
-def sqlite_file(state: str) -> str | None:
-    """The file of a state that is in SQLite, else None."""
-    return state.removeprefix("sqlite:///") if state.startswith("sqlite:///") else None
+def sqlite_file(state: str) -> str:
+    """The file of a state."""
+    return state.removeprefix("sqlite:///")
 
 
 def _listen(value: object) -> tuple[str, int] | None:
@@ -351,8 +346,8 @@ class Document(Settings):
     state: Annotated[str, AfterValidator(_state)] = Field(
         default="sqlite:///rotator.db",
         validate_default=True,
-        json_schema_extra={"pattern": "^(sqlite:///|postgresql://)"},
-        description="Where rotator keeps its state: a file of SQLite, beside this file if relative, or PostgreSQL.",
+        json_schema_extra={"pattern": "^sqlite:///"},
+        description="Where rotator keeps its state: a file of SQLite, beside this file if relative.",
     )
     listen: Annotated[
         tuple[str, int] | None,

@@ -107,11 +107,6 @@ def test_a_relative_path_is_relative_to_the_file_and_not_to_the_process(
     assert config.sinks["app"].ref.target == f"file:{tmp_path}/app.key"
 
 
-@pytest.mark.parametrize("url", ["postgresql://db.example.com/rotator", "postgresql://postgres:@/postgres?host=/tmp/x"])
-def test_postgresql_is_left_as_it_is(url: str, tmp_path: Path) -> None:
-    assert loaded(tmp_path, a_config(more=f'state: "{url}"')).state == url
-
-
 @pytest.mark.parametrize(
     ("text", "means"),
     [

@@ -205,15 +205,16 @@ NEON_AND_STATE = [
     *(
         Row(f"state {url}", a_config(more=f'state: ▶"{url}"'), "state", says)
         for url, says in (
-            ("mysql://host/db", ("sqlite:///FILE", "postgresql://")),
+            ("mysql://host/db", ("sqlite:///FILE",)),
             ("sqlite://", ("sqlite:///FILE",)),
             ("sqlite:///", ("sqlite:///FILE",)),
             ("sqlite:///:memory:", ("forgotten",)),
             ("sqlite:rotator.db", ("sqlite:///FILE",)),
-            ("postgres://host/db", ("written postgresql:",)),
-            ("postgresql+psycopg://host/db", ("written postgresql:",)),
-            ("postgresql://me:hunter2@host/db", ("password", "~/.pgpass")),
-            ("postgresql://host/db?password=hunter2", ("password", "~/.pgpass")),
+            ("postgresql://host/db", ("SQLite only", "sqlite:///FILE")),
+            ("postgres://host/db", ("SQLite only",)),
+            ("postgresql+psycopg://host/db", ("SQLite only",)),
+            ("postgresql://me:hunter2@host/db", ("SQLite only",)),
+            ("postgresql://host/db?password=hunter2", ("SQLite only",)),
             ("rotator.db", ("sqlite:///FILE",)),
         )
     ),

@@ -11,7 +11,6 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 import click
 
-from rotator.errors import NeedsPerson
 from rotator.secret import blank
 from rotator.words import printable
 
@@ -67,11 +66,8 @@ def open_to_read(config: Config) -> Store:
 
 
 def state_path(config: Config) -> Path:
-    """The state's file. Raises NeedsPerson for a state that is not a file."""
-    prefix = "sqlite:///"
-    if not config.state.startswith(prefix):
-        raise NeedsPerson("this version keeps its state in SQLite only", "set state: sqlite:///PATH")
-    return Path(config.state[len(prefix) :])
+    """The state's file."""
+    return Path(config.state.removeprefix("sqlite:///"))
 
 
 def policy_named(config: Config, name: str) -> str:
