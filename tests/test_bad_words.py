@@ -168,3 +168,17 @@ def test_a_configuration_whose_own_name_is_no_text_is_checked(stage: Stage) -> N
         assert ended.status == 2
         assert "not YAML" in ended.out + ended.err
     odd.unlink()
+
+
+def test_without_a_configuration_it_is_said_where_one_was_looked_for(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.delenv("ROTATOR_CONFIG", raising=False)
+    said = str(CliRunner().invoke(cli, ["status"]).exception)
+    for place in ("ROTATOR_CONFIG", "config.yaml nor /etc/rotator/config.yaml", "--config"):
+        assert place in said
+    ended = CliRunner().invoke(cli, ["check", "--json"])
+    assert said.endswith(json.loads(ended.output)["problems"][0]["problem"])
+    named = str(CliRunner().invoke(cli, ["status", "-c", "config.yaml"]).exception)
+    assert named == "config.yaml:1:1: cannot be read: No such file or directory; name a readable file with --config"

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 import click
 
+from rotator.errors import ConfigError, ConfigProblem
 from rotator.secret import blank
 from rotator.words import printable
 
@@ -21,6 +22,7 @@ if TYPE_CHECKING:
 F = TypeVar("F", bound=Callable[..., Any])
 
 DEFAULT_FILES = ("config.yaml", "/etc/rotator/config.yaml")
+NOWHERE = Path(DEFAULT_FILES[0])  # this very object: the file was not named, and none was found
 
 
 def config_option(command: F) -> F:
@@ -48,13 +50,17 @@ def find_config(named: str | None) -> Path:
     named = named or os.environ.get("ROTATOR_CONFIG")
     if named:
         return Path(named)
-    return next((Path(name) for name in DEFAULT_FILES if Path(name).exists()), Path(DEFAULT_FILES[0]))
+    return next((Path(name) for name in DEFAULT_FILES if Path(name).exists()), NOWHERE)
 
 
 def load_config(path: Path) -> Config:
     """Read the configuration. Raises ConfigError."""
     from rotator.config import load
 
+    if path is NOWHERE and not path.exists():
+        looked = " nor ".join(DEFAULT_FILES)
+        problem = f"no configuration: ROTATOR_CONFIG is not set, and neither {looked} is there; name one with --config"
+        raise ConfigError([ConfigProblem(str(path), 1, 1, "", problem)])
     return load(path)
 
 

@@ -34,7 +34,7 @@ def sandbox(listen: str, keys: tuple[str, ...], faults: tuple[str, ...], rate_li
         serve(listen, keys, faults, rate_limits)
     except ValueError as error:
         raise click.UsageError(str(error)) from None
+    except BrokenPipeError:
+        raise  # nobody reads what it prints
     except OSError as error:
-        raise NeedsPerson(
-            f"the sandbox cannot listen on {listen}: {error.strerror}", "choose another address with --listen"
-        ) from None
+        raise NeedsPerson(f"the sandbox {error.strerror}") from None

@@ -16,7 +16,9 @@ from contextlib import closing, contextmanager, suppress
 
 import pytest
 import requests
+from click.testing import CliRunner
 
+from rotator.cli import cli
 from rotator.sandbox import Event, Sandbox
 from rotator.sandbox.account import new_secret
 from rotator.sandbox.server import parse_listen, serve
@@ -154,6 +156,12 @@ def test_the_command_says_so_when_the_port_is_taken(neon: Sandbox, capsys: pytes
     assert error.value.strerror == f"cannot listen on {listen}: Address already in use; choose another with --listen"
     assert signal.getsignal(signal.SIGTERM) == before
     assert capsys.readouterr().out == ""
+
+
+def test_what_a_person_sees_then_says_it_once(neon: Sandbox) -> None:
+    listen = "{}:{}".format(*address_of(neon))
+    error = CliRunner().invoke(cli, ["sandbox", "--listen", listen]).exception
+    assert str(error) == f"the sandbox cannot listen on {listen}: Address already in use; choose another with --listen"
 
 
 def test_the_command_refuses_an_unknown_fault_before_it_listens() -> None:
