@@ -46,7 +46,17 @@ from rotator.fields import ConfigPath
 from rotator.model import HandOff, Held, SinkRef
 from rotator.secret import Secret, fingerprint
 from rotator.sinks import entries
-from rotator.sinks.folder import LEAVE, Access, acl_of, group_number, mark, mount_points, open_folder, user_number
+from rotator.sinks.folder import (
+    LEAVE,
+    Access,
+    acl_of,
+    flush,
+    group_number,
+    mark,
+    mount_points,
+    open_folder,
+    user_number,
+)
 from rotator.sinks.process import Argv, Program, TimeOut, environment
 
 LOCK_TAKES_AT_MOST = 10.0  # seconds; a writer holds it for milliseconds
@@ -182,7 +192,7 @@ class FileSink:
                     raise OSError(errno.EBUSY, os.strerror(errno.EBUSY))
             self._try_to_write(folder, found)
             with self._plainly("written"):
-                self._flush(folder)
+                flush(folder, self.path)
         if self._program:
             self._program.check()
 
@@ -363,20 +373,8 @@ class FileSink:
                 with suppress(OSError):
                     os.unlink(temporary, dir_fd=folder)
                 raise
-            self._flush(folder)
+            flush(folder, self.path)
         return True
-
-    def _flush(self, folder: int) -> None:
-        """Make what is in the folder outlast a loss of power. Raises NeedsPerson where that cannot be had."""
-        try:
-            os.fsync(folder)
-        except OSError as error:
-            if error.errno not in (errno.EINVAL, errno.EBADF, errno.EOPNOTSUPP):
-                raise
-            raise NeedsPerson(
-                f"the folder of {self.path} cannot be flushed to the disk: {error.strerror}",
-                "put the file on a file system that can, such as a local one",
-            ) from None
 
     def _is_another(self, folder: int, found: _Found | None) -> bool:
         """Whether the file is not the one that was read, or was written since."""

@@ -119,6 +119,19 @@ def open_folder(path: Path) -> int:
     return folder
 
 
+def flush(folder: int, path: Path) -> None:
+    """Make what is in the folder of a file outlast a loss of power. Raises NeedsPerson where that cannot be had."""
+    try:
+        os.fsync(folder)
+    except OSError as error:
+        if error.errno not in (errno.EINVAL, errno.EBADF, errno.EOPNOTSUPP):
+            raise
+        raise NeedsPerson(
+            f"the folder of {path} cannot be flushed to the disk: {error.strerror}",
+            "put the file on a file system that can, such as a local one",
+        ) from None
+
+
 def mark(status: os.stat_result) -> tuple[int, ...]:
     """What differs once a file was written or replaced, or got another name."""
     return status.st_dev, status.st_ino, status.st_size, status.st_mtime_ns, status.st_ctime_ns
