@@ -17,7 +17,8 @@ not perfect. So up to two seconds (the whole second, and one more) are nobody's 
 - More than 5 minutes off, in either direction (a machine that slept, a clock that was set, a foreign
   answer): a *jump*. `distrust` says so, and `now()` goes on by the old estimate. Two more answers in a
   row that agree with the new time make it the estimate; two in a row that agree with the old one end
-  the doubt; an answer that agrees with neither starts the doubt anew.
+  the doubt; an answer that agrees with neither starts the doubt anew. After a jump ahead `misdated` tells which
+  times had been told too early: those of a virtual machine that was frozen, and has not heard of Neon since.
 - `Date` older than the newest time in the state: the same doubt. There is no older estimate of
   Neon's time to keep then, so `now()` follows the answers, distrusted until two more agree.
 
@@ -35,9 +36,12 @@ import time
 from collections.abc import Callable
 from datetime import UTC, datetime, timedelta
 
+from rotator.model import Misdated
+
 JUMP = timedelta(minutes=5)
 TOLERANCE = timedelta(seconds=2)
 AGREEING = 2
+_JUMPS_KEPT = 100
 
 _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 
@@ -64,6 +68,8 @@ class NeonClock:
         self._rival: timedelta | None = None  # the offset that competes with the estimate
         self._for_rival = 0
         self._for_estimate = 0
+        self._agreed = 0.0  # the monotonic time of the last answer that agreed with the estimate
+        self._misdated: tuple[Misdated, ...] = ()
 
     def now(self) -> datetime:
         """Neon's time, at most about a second behind it. Aware UTC."""
@@ -81,6 +87,12 @@ class NeonClock:
         with self._lock:
             return self._distrust
 
+    @property
+    def misdated(self) -> tuple[Misdated, ...]:
+        """Which times were told too early before jumps ahead that Neon's answers confirmed, the oldest first."""
+        with self._lock:
+            return self._misdated
+
     def remembers(self, newest: datetime) -> None:
         """Tell the newest time that the state has recorded, once at start."""
         with self._lock:
@@ -96,14 +108,14 @@ class NeonClock:
         with self._lock:
             offset = self._offset
             if offset is None:
-                self._offset = least
+                self._offset, self._agreed = least, at
                 self._doubt_if_older(date, least)
             elif self._rival is not None:
                 self._weigh(offset, self._rival, least, most)
             elif least - offset > JUMP or offset - most > JUMP:
                 self._doubt(least, _jump_of(least - offset))
             else:
-                self._offset = min(max(offset, least), most)
+                self._offset, self._agreed = min(max(offset, least), most), at
 
     def _now(self) -> datetime:
         if self._offset is None:
@@ -129,7 +141,7 @@ class NeonClock:
             self._rival = max(rival, least)
             self._for_rival, self._for_estimate = self._for_rival + 1, 0
             if self._for_rival == AGREEING:
-                self._offset, self._rival, self._distrust = self._rival, None, ""
+                self._follow(offset, self._rival)
         elif _agrees(offset, least, most):
             self._offset = max(offset, least)
             self._for_rival, self._for_estimate = 0, self._for_estimate + 1
@@ -137,6 +149,15 @@ class NeonClock:
                 self._rival, self._distrust = None, ""
         else:
             self._doubt(least, _jump_of(least - offset))
+
+    def _follow(self, offset: timedelta, rival: timedelta) -> None:
+        """The jump is real. If it is ahead, the machine may have been frozen, and all its clocks, at any time since the
+        answer that agreed last: what was dated since then was later by up to as much."""
+        self._offset, self._rival, self._distrust = rival, None, ""
+        if rival > offset:
+            at = self._now()
+            since = _EPOCH + offset + timedelta(seconds=self._agreed)
+            self._misdated = (*self._misdated, Misdated(since, at - (rival - offset), at))[-_JUMPS_KEPT:]
 
 
 def carried_on(told: datetime, at: float, since_boot: float) -> datetime:

@@ -169,6 +169,15 @@ class Held(StrEnum):
 
 
 @dataclass(frozen=True)
+class Misdated:
+    """That the clock had stood still: what it dated after `since`, up to `until`, may be from as late as `at`."""
+
+    since: datetime
+    until: datetime
+    at: datetime
+
+
+@dataclass(frozen=True)
 class Keys:
     """What was seen outside in one look.
 
@@ -177,7 +186,8 @@ class Keys:
     secret this process holds; `contents` what sinks that read back hold, by target: a fingerprint or a
     `Held`; `own` the ids of keys that may be the one this process authenticates with, each with how that
     is known; `usage_lag` how far `last_used_at` lags behind at the least, as far as that can be measured;
-    `owners` which other policy owns a key; `distrust` why the clock is not to be trusted, or empty.
+    `owners` which other policy owns a key; `distrust` why the clock is not to be trusted, or empty; `misdated` which
+    times this run recorded too early.
     """
 
     lists: Mapping[str, KeyList] = field(default_factory=dict)
@@ -189,6 +199,7 @@ class Keys:
     usage_lag: timedelta = timedelta(0)
     owners: Mapping[int, str] = field(default_factory=dict)
     distrust: str = ""
+    misdated: tuple[Misdated, ...] = ()
 
 
 # What is remembered

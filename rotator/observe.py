@@ -12,7 +12,20 @@ from collections.abc import Iterable, Mapping, Set
 from dataclasses import dataclass, replace
 from datetime import datetime, timedelta
 
-from rotator.model import PERSONAL, Absence, Event, Generation, Held, Key, KeyList, Keys, Offer, Policy, Record
+from rotator.model import (
+    PERSONAL,
+    Absence,
+    Event,
+    Generation,
+    Held,
+    Key,
+    KeyList,
+    Keys,
+    Misdated,
+    Offer,
+    Policy,
+    Record,
+)
 from rotator.standing import WHOLE_SECOND, file_troubles, foreign_use, gone_from, is_missing, list_of, live
 from rotator.transitions import Change
 from rotator.words import when
@@ -28,7 +41,7 @@ def observe(policy: Policy, record: Record, keys: Keys) -> Change | None:
     events: list[Event] = []
     generations = []
     for before in record.generations:
-        after = _seen(before, keys)
+        after = _seen(_redated(before, keys.misdated), keys)
         if before is current:
             after, news = _missing_live(after, record)
             events += news
@@ -60,6 +73,22 @@ def _seen(generation: Generation, keys: Keys) -> Generation:
     if unfinished and (changed.seen_at is None or listing.requested_at > changed.seen_at):
         changed = replace(changed, seen_at=listing.requested_at)
     return changed
+
+
+def _redated(generation: Generation, misdated: Iterable[Misdated]) -> Generation:
+    """The generation with the moments that grace periods count from no earlier than they can have been."""
+
+    def of(at: datetime) -> datetime:
+        for wrong in misdated:
+            at = wrong.at if wrong.since < at <= wrong.until else at
+        return at
+
+    return replace(
+        generation,
+        receipts={target: of(at) for target, at in generation.receipts.items()},
+        superseded={target: of(at) for target, at in generation.superseded.items()},
+        retiring_since=of(generation.retiring_since) if generation.retiring_since is not None else None,
+    )
 
 
 def _absent(generation: Generation, listing: KeyList) -> Generation:

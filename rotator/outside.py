@@ -50,6 +50,7 @@ class Outside:
             usage_lag=self.usage_lag,
             owners=self._owners(policy.name),
             distrust=self._clock.distrust,
+            misdated=self._clock.misdated,
         )
 
     def remember(self, record: Record) -> None:

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from datetime import datetime
 from typing import Any, Protocol
 
-from rotator.model import Check, Event, Key, KeyList, Order, Policy, Record, Scope
+from rotator.model import Check, Event, Key, KeyList, Misdated, Order, Policy, Record, Scope
 from rotator.rhythm import Sample
 from rotator.secret import Secret
 from rotator.sinks import Sink
@@ -41,6 +41,8 @@ class Clock(Protocol):
     def now(self) -> datetime: ...
     @property
     def distrust(self) -> str: ...
+    @property
+    def misdated(self) -> tuple[Misdated, ...]: ...
 
 
 class State(Protocol):

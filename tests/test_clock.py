@@ -205,6 +205,26 @@ class TestTheNewestRecordedTime:
         assert machine.behind == 0
 
 
+def test_of_a_machine_that_was_frozen_it_is_known_what_was_dated_too_early() -> None:
+    machine = Machine().answers().passes(60).answers()
+    agreed = machine.clock.now()
+    machine.passes(10)
+    machine.true += timedelta(hours=1)
+    for _ in range(3):
+        assert machine.clock.misdated == ()
+        told = machine.passes(5).clock.now()
+        machine.answers()
+    (found,) = machine.clock.misdated
+    assert (found.since, found.until) == (agreed, told)
+    assert abs(found.at - machine.true) <= timedelta(seconds=1)
+
+
+def test_after_a_jump_back_nothing_was_dated_too_early() -> None:
+    machine = heard(-3600, -3600, -3600)
+    assert machine.clock.distrust == ""
+    assert machine.clock.misdated == ()
+
+
 def test_another_process_carries_on_neons_time() -> None:
     assert carried_on(NOON, 5000.0, 5000.0 + 3600) == NOON + timedelta(hours=1)
     assert carried_on(NOON, 5000.0, 12.0) == NOON, "the machine was started again"

@@ -31,7 +31,7 @@ from builders import (
 )
 
 from rotator.decide import next_step
-from rotator.model import Absence, Check, Do, Event, Generation, Held, KeyList, Keys, Orphan, SinkRef
+from rotator.model import Absence, Check, Do, Event, Generation, Held, KeyList, Keys, Misdated, Orphan, SinkRef
 from rotator.observe import Judgement, judge, observe, own_keys
 from rotator.standing import find
 from rotator.transitions import stand_in
@@ -484,3 +484,22 @@ def test_of_a_policy_that_is_not_configured_it_stays_until_a_person_decides() ->
     change = observe(stand_in("ci"), a_record(LOST), keys)
     assert change is not None
     assert find(change.record, 107).offers.keys() == {"somebody"}
+
+
+# A machine that was frozen
+
+
+def test_what_was_dated_by_a_clock_that_stood_still_counts_from_when_it_went_on() -> None:
+    since, until, at = NOW - 2 * HOUR, NOW - HOUR, NOW - MINUTE
+    old = a_retiring(5, APP, retiring_since=until, receipts={APP.target: since}, superseded={APP.target: until})
+    new = a_live(6, APP, VAULT, receipts={APP.target: since + SECOND, VAULT.target: until + SECOND})
+    record = a_record(old, new)
+    later = Misdated(NOW - SECOND, NOW, NOW + MINUTE)
+    keys = replace(seen(record), misdated=(Misdated(since, until, at), later))
+    change = observe(a_policy(), record, keys)
+    assert change is not None
+    (old, new) = change.record.generations
+    assert (old.retiring_since, old.superseded) == (at, {APP.target: at})
+    assert old.receipts == {APP.target: since}, "the answer that agreed came after it"
+    assert new.receipts == {APP.target: at, VAULT.target: until + SECOND}
+    assert observe(a_policy(), change.record, keys) is None, "once"

@@ -53,7 +53,6 @@ class Made:
     lacked: int = 0
     grace_at_death: float = 0.0
     served_at_death: frozenset[tuple[str, int]] = frozenset()
-    misdated: bool = False  # its successor's receipts were dated by a clock that stood still
 
     @property
     def alive(self) -> bool:

@@ -379,7 +379,7 @@ class Judge:
             return
         self.failed_calls += 1
         late = read_at < key.died - key.grace_at_death + self.tolerance.slack(key.died)
-        if key.death != "revoked" or (place.name, number) not in key.served_at_death or late or key.misdated:
+        if key.death != "revoked" or (place.name, number) not in key.served_at_death or late:
             return
         self.failed_healthy += 1
         self._fail("I2", f"a consumer of {place.name} was refused with {key.name}, which was revoked")

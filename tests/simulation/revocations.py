@@ -58,8 +58,9 @@ class Revocations:
             # The time of going live is taken before it is written down; the machine may sleep between the two.
             receipted = max(first.receipted.values(), default=float("inf"))
             since = max(min(first.live_at or 0.0, receipted), key.adopted_at or 0.0)
-            # A machine that was frozen during the hand-off, and has heard nothing of Neon since, cannot know it.
-            doubted = any(first.created <= at <= since for at in self._world.frozen)
+            # A process that comes after one whose machine was frozen during the hand-off cannot know it.
+            frozen = any(first.created <= at <= since for at in self._world.frozen)
+            doubted = frozen and first.held_by != self._world.process
             # What was forgotten and came back counts from the receipts, which may be by a clock that was in doubt.
             doubted = doubted or (key.orphaned and self._tolerance.doubted(since))
         else:
@@ -72,7 +73,6 @@ class Revocations:
         # A machine that was frozen between the decision and the call knows of it with Neon's next answer.
         if not any(window_is_open(policy.window, moment) for moment in moments) and not self._tolerance.doubted(now):
             raise Violation("I1", f"{what} outside the rotation window")
-        key.misdated = doubted
         overridden = policy.hold.then is Then.REVOKE and (
             doubted or now - since >= grace + policy.hold.at_most.total_seconds() - slack
         )
