@@ -14,12 +14,13 @@ from datetime import datetime
 from rotator.engine import Engine
 from rotator.errors import KeyRefused, NeedsPerson, RotatorError, StateUnavailable, TryLater
 from rotator.lasting import Lasting
-from rotator.model import Event, Key, KeyList, Order, Record
+from rotator.model import ORDER_LAPSES_AFTER, Event, Key, KeyList, Order, Record
 from rotator.observe import observe
 from rotator.ports import Clock, State, Tell
 from rotator.rhythm import Sample
 from rotator.standing import turned_up
 from rotator.usage import KeyReport, Role, accounts_in_use, inventory
+from rotator.words import when
 
 _SENT_WITHIN = 20.0
 _KEYS_AT_ONCE = 1_000
@@ -188,6 +189,8 @@ class Rounds:
                 if key_id in own:
                     why = f"key {key_id} is not revoked: it is the management key ({own[key_id]})"
                     return Event("order.lapsed", why, key_id=key_id, notify=True)
+                if against := self._lapses(order, key_id):
+                    return Event("order.lapsed", f"key {key_id} is not revoked: {against}", key_id=key_id, notify=True)
                 key = listing.keys[key_id]
                 why = "an operator ordered the revocation of this key, which no policy owns"
                 self._state.tell([_about_key("key.revoking", key, why)], self._clock.now())
@@ -199,6 +202,15 @@ class Rounds:
                 why = f"Neon did not confirm that key {key_id} is revoked: {error}; order it again"
                 return Event("order.lapsed", why, key_id=key_id, notify=True)
         return Event("order.lapsed", f"key {key_id} is in no list of the accounts in use", key_id=key_id, notify=True)
+
+    def _lapses(self, order: Order, key_id: int) -> str:
+        """Why the order does not hold any more, or an empty string: the key may have become a policy's since then."""
+        for record in self._state.records().values():
+            if any(generation.key_id == key_id for generation in record.generations):
+                return f"it belongs to policy {record.policy} by now; order it again if it is still to be revoked"
+        if self._clock.now() - order.at > ORDER_LAPSES_AFTER:
+            return f"the order given at {when(order.at)} is older than an hour; give it again if it is still wanted"
+        return ""
 
 
 def _about(name: str, report: KeyReport, why: str) -> Event:

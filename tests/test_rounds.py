@@ -6,7 +6,7 @@ import gc
 import signal
 import sqlite3
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import closing
 from pathlib import Path
 
@@ -125,17 +125,82 @@ def test_while_a_list_cannot_be_read_no_use_and_no_flag_is_forgotten(world: Worl
     assert len([event for event in world.told("api_key.unused") if event.key_id == old]) == 1
 
 
+@pytest.mark.fault(
+    "People",
+    "An order to revoke an unmanaged key was not taken for more than an hour",
+    "The order lapses, and the key lives.",
+)
+def test_an_order_to_revoke_an_unmanaged_key_lapses_after_an_hour(
+    world: World, person_sees: Callable[[str], None]
+) -> None:
+    stranger = world.neon.create_key("terraform").id
+    world.settle()
+    world.order(OrderKind.REVOKE, key_id=stranger, unmanaged=True)
+    world.push(hours=1, seconds=1)
+
+    world.settle()
+
+    assert stranger in world.ours()
+    assert world.store.open_orders() == []
+    (lapsed,) = world.told("order.lapsed")
+    assert lapsed.notify
+    person_sees(lapsed.why)
+
+
+@pytest.mark.fault(
+    "People",
+    "A policy adopted the key that an order names as unmanaged, before the order was taken",
+    "The order lapses, and the key lives.",
+)
+@pytest.mark.parametrize("configured", [True, False], ids=["its policy is configured", "its policy was taken out"])
+def test_an_order_for_an_unmanaged_key_lapses_when_the_key_has_become_a_policy_s(
+    world: World, configured: bool, person_sees: Callable[[str], None]
+) -> None:
+    stranger = world.neon.create_key("terraform").id
+    world.settle()
+    world.order(OrderKind.REVOKE, key_id=stranger, unmanaged=True)
+    adopting = f"  terraform: {{adopt: {stranger}, rotate: {{every: 30d}}, deliver_to: [three]}}\n"
+    world.configure(
+        TWO_ACCOUNTS.replace("policies:\n", "  three: {type: file, path: three.key}\npolicies:\n") + adopting
+    )
+    world.settle_turn("terraform")
+    if not configured:
+        world.configure(TWO_ACCOUNTS)
+
+    world.settle()
+
+    assert stranger in world.ours()
+    assert world.store.open_orders() == []
+    person_sees(world.told("order.lapsed")[0].why)
+
+
+def apply(world: World) -> int:
+    before = {number: signal.getsignal(number) for number in (signal.SIGTERM, signal.SIGINT)}
+    try:
+        ended = CliRunner().invoke(cli, ["--config", str(world.folder / "config.yaml"), "apply"], standalone_mode=False)
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
+    assert ended.exception is None
+    return int(ended.return_value)
+
+
+def test_apply_takes_the_orders_for_unmanaged_keys_too(world: World) -> None:
+    stranger = world.neon.create_key("terraform").id
+    world.settle()
+    world.order(OrderKind.REVOKE, key_id=stranger, unmanaged=True)
+    apply(world)
+    assert stranger not in world.ours()
+    assert world.store.open_orders() == []
+
+
 def test_what_is_kept_no_longer_is_removed_by_apply(world: World) -> None:
     with closing(sqlite3.connect(world.folder / "state.db")) as connection, connection:
         connection.executemany(
             "INSERT INTO orders (policy, kind, at, leaked, now, unmanaged, closed_at) VALUES (?, ?, ?, 0, 0, 0, ?)",
             [("ours", "rotate", world.clock.now().isoformat(), world.clock.now().isoformat())] * 1500,
         )
-    before = {number: signal.getsignal(number) for number in (signal.SIGTERM, signal.SIGINT)}
-    ended = CliRunner().invoke(cli, ["--config", str(world.folder / "config.yaml"), "apply"], standalone_mode=False)
-    for number, handler in before.items():
-        signal.signal(number, handler)
-    assert ended.exception is None
+    apply(world)
     with closing(sqlite3.connect(world.folder / "state.db")) as connection:
         (left,) = connection.execute("SELECT count(*) FROM orders").fetchone()
     assert left == CLOSED_ORDERS_KEPT

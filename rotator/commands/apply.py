@@ -44,6 +44,8 @@ def apply(config: Path, timeout: timedelta) -> int:
         try:
             with ended_by_signals(assembly):
                 ended = carry_out(assembly, {*loaded.policies, *assembly.store.records()}, timeout)
+                if not assembly.stop.is_set():
+                    assembly.rounds.obey()
                 assembly.notifier.send_waiting()
                 assembly.rounds.prune()
             document = status_document(
