@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from datetime import datetime
 from pathlib import Path
@@ -14,6 +14,7 @@ from rotator.config import Config
 from rotator.errors import NeedsPerson
 from rotator.lock import ProcessLock
 from rotator.model import KeyList, Keys, Policy, Record
+from rotator.neon import Neon
 from rotator.observe import own_keys
 from rotator.outside import contents_of
 from rotator.ports import Setup
@@ -61,19 +62,24 @@ class Glance:
 
 def glance(config: Config, state: Path) -> Glance:
     """Look once. A state that is not there yet is an empty one. Raises what Neon and the state raise."""
-    records = _records(config, state)
+    records = records_of(config, state)
     clock = NeonClock()
     stop = threading.Event()
     neon = new_neon(config, clock, RateLimit(config.neon.requests_per_minute, stop), stop)
     lists = {name: neon.list_keys(name) for name in sorted(accounts_in_use(config.policies, records))}
-    known = {g.key_id: g.fingerprint for record in records.values() for g in record.generations if g.fingerprint}
-    fingerprint = neon.management_key.fingerprint
-    own = own_keys(config.neon.api_key_id, known, fingerprint, neon.own_uses, lists.values())
+    own = own_of(config, neon, records, lists.values())
     served = ProcessLock(state).is_held()
     return Glance(config, setup_of(config, neon), records, lists, own, clock.now(), served)
 
 
-def _records(config: Config, state: Path) -> dict[str, Record]:
+def own_of(config: Config, neon: Neon, records: Mapping[str, Record], lists: Iterable[KeyList]) -> dict[int, str]:
+    """The keys that may be the management key, as the service would say. Raises NeedsPerson."""
+    known = {g.key_id: g.fingerprint for record in records.values() for g in record.generations if g.fingerprint}
+    return own_keys(config.neon.api_key_id, known, neon.management_key.fingerprint, neon.own_uses, lists)
+
+
+def records_of(config: Config, state: Path) -> dict[str, Record]:
+    """What the state remembers; nothing if it is not there yet. Raises what the state raises."""
     try:
         state.stat()
     except FileNotFoundError:

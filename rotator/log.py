@@ -32,6 +32,7 @@ _WARNINGS = {
     "key.orphaned",
     "orphan.handed_on",
     "list.unreadable",
+    "management_key.id_wrong",
     "order.lapsed",
     "api_key.unused",
     "policy.refused",

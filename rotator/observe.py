@@ -8,7 +8,7 @@ are believed; `own_keys` which keys may be the one that this process authenticat
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Set
+from collections.abc import Collection, Iterable, Mapping, Set
 from dataclasses import dataclass, replace
 from datetime import datetime, timedelta
 
@@ -207,11 +207,13 @@ def own_keys(
     known, `fingerprint` the management key's, `uses` when our last calls began and ended. Only where no
     id is known is a key taken for ours by the times of its use, and never one with another fingerprint. A
     list is a call of ours too: a use that it shows from its own time on may be its own, however many followed.
+    A configured id that the lists refute protects nothing; it counts as if there were none.
     """
+    lists = tuple(lists)
     for key_id, known in fingerprints.items():
         if known == fingerprint:
             return {key_id: "its fingerprint is that of the key in use"}
-    if configured is not None:
+    if configured is not None and configured not in fingerprints and not _in_no_list(configured, lists):
         return {configured: "neon.api_key_id says so"}
     spans = [(start - WHOLE_SECOND, end + WHOLE_SECOND) for start, end in uses]
     return {
@@ -222,6 +224,29 @@ def own_keys(
         and key.last_used_at is not None
         and _may_be_ours(key.last_used_at, listing, spans)
     }
+
+
+def wrong_id(configured: int | None, own: Mapping[int, str], lists: Iterable[KeyList]) -> str:
+    """What is wrong with `neon.api_key_id`, given what `own_keys` made of it, or an empty string.
+
+    That of a key which this program has replaced since, and knows its successor, is not wrong.
+    """
+    if configured is None or configured in own or any(how != _BY_COINCIDENCE for how in own.values()):
+        return ""
+    known = any(configured in listing.keys for listing in lists)
+    found = "the key of a policy, and not the key in use" if known else "in no list of the account"
+    return (
+        f"{configured} is {found}, so it does not protect the management key; take the id that rotator keys "
+        "shows as the key that this program authenticates with, or leave it out"
+    )
+
+
+def _in_no_list(configured: int, lists: Collection[KeyList]) -> bool:
+    """Whether a personal list is known, and neither it nor any other has the key.
+
+    Lists of organizations alone say nothing: the management key is as a rule a personal one.
+    """
+    return any(listing.account == PERSONAL for listing in lists) and all(configured not in each.keys for each in lists)
 
 
 def _may_be_ours(used: datetime, listing: KeyList, spans: Iterable[tuple[datetime, datetime]]) -> bool:

@@ -15,7 +15,7 @@ from rotator.engine import Engine
 from rotator.errors import KeyRefused, NeedsPerson, RotatorError, StateUnavailable, TryLater
 from rotator.lasting import Lasting
 from rotator.model import ORDER_LAPSES_AFTER, Event, Key, KeyList, Order, Record
-from rotator.observe import observe
+from rotator.observe import observe, wrong_id
 from rotator.ports import Clock, State, Tell
 from rotator.rhythm import Sample
 from rotator.standing import turned_up
@@ -37,6 +37,7 @@ class Rounds:
         self._clock = clock
         self._tell = tell
         self._unreadable = Lasting(tell, "list.unreadable", "list.readable")
+        self._wrong_id = Lasting(tell, "management_key.id_wrong", "management_key.id_right")
         self._refused = False
         self._ended: dict[int, Event] = {}
         self._sampled: dict[int, datetime] | None = None
@@ -60,6 +61,7 @@ class Rounds:
         if self._outside.unseen != self._unseen:
             self._unseen = self._outside.unseen
             self._state.set_meta("usage_unseen", self._unseen)
+        self._check_own_id(lists)
         complete = self._is_complete(records, lists)
         self._sample_uses(records, lists, complete)
         self._flag_unused(records, lists, complete)
@@ -95,6 +97,16 @@ class Rounds:
         else:
             self._unreadable.ends(account, f"the keys of {account} can be listed again")
             self._refused = False
+
+    def _check_own_id(self, lists: Mapping[str, KeyList]) -> None:
+        believed = [listing for listing in lists.values() if not listing.doubt]
+        if not believed:
+            return
+        wrong = wrong_id(self._engine.setup.api_key_id, self._outside.own(lists), believed)
+        if wrong:
+            self._wrong_id.lasts("id", f"neon.api_key_id {wrong}", self._clock.now())
+        else:
+            self._wrong_id.ends("id", "neon.api_key_id is the management key's again, or left out")
 
     def _concerned(self, records: Mapping[str, Record]) -> set[str]:
         setup = self._engine.setup

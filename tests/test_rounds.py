@@ -8,10 +8,11 @@ import sqlite3
 from collections import Counter
 from collections.abc import Callable, Iterator
 from contextlib import closing
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
-from click.testing import CliRunner
+from click.testing import CliRunner, Result
 from world import World
 
 from rotator.cli import cli
@@ -174,22 +175,63 @@ def test_an_order_for_an_unmanaged_key_lapses_when_the_key_has_become_a_policy_s
     person_sees(world.told("order.lapsed")[0].why)
 
 
-def apply(world: World) -> int:
+def command(world: World, *words: str) -> Result:
     before = {number: signal.getsignal(number) for number in (signal.SIGTERM, signal.SIGINT)}
     try:
-        ended = CliRunner().invoke(cli, ["--config", str(world.folder / "config.yaml"), "apply"], standalone_mode=False)
+        ended = CliRunner().invoke(cli, ["--config", str(world.folder / "config.yaml"), *words], standalone_mode=False)
     finally:
         for number, handler in before.items():
             signal.signal(number, handler)
     assert ended.exception is None
-    return int(ended.return_value)
+    return ended
+
+
+@pytest.mark.fault(
+    "Keys",
+    "neon.api_key_id is that of a key which is gone",
+    "It counts as if it were left out: a key that may be the management key is not revoked, by rule or by order.",
+)
+def test_a_wrong_id_of_the_management_key_protects_it_as_well_as_none_and_is_told(
+    world: World, person_sees: Callable[[str], None]
+) -> None:
+    ours = world.neon.management_key_id
+    gone = world.neon.create_key("gone").id
+    world.neon.revoke_key(gone)
+    world.engine.configure(replace(world.engine.setup, api_key_id=gone))
+    world.settle()
+    world.order(OrderKind.REVOKE, key_id=ours, unmanaged=True)
+
+    world.settle()
+    world.settle()
+
+    assert any(key.id == ours for key in world.neon.keys())
+    assert "it is the management key (it was used when" in world.told("order.lapsed")[0].why
+    (told,) = world.told("management_key.id_wrong")
+    world.engine.configure(replace(world.engine.setup, api_key_id=ours))
+    world.settle()
+    assert len(world.told("management_key.id_right")) == 1
+    person_sees(told.why)
+
+
+def test_check_tells_a_wrong_id_of_the_management_key(world: World) -> None:
+    ours, gone = world.neon.management_key_id, world.neon.create_key("gone").id
+    world.neon.revoke_key(gone)
+    file = world.folder / "config.yaml"
+    file.write_text(file.read_text().replace(str(ours), str(gone)))
+    ended = command(world, "check", "--online")
+    assert ended.return_value == 1
+    assert f"neon.api_key_id: {gone} is in no list of the account" in ended.stderr
+    assert "take the id that rotator keys shows" in ended.stderr
+
+    file.write_text(file.read_text().replace(str(gone), str(ours)))
+    assert command(world, "check", "--online").return_value == 0
 
 
 def test_apply_takes_the_orders_for_unmanaged_keys_too(world: World) -> None:
     stranger = world.neon.create_key("terraform").id
     world.settle()
     world.order(OrderKind.REVOKE, key_id=stranger, unmanaged=True)
-    apply(world)
+    command(world, "apply")
     assert stranger not in world.ours()
     assert world.store.open_orders() == []
 
@@ -200,7 +242,7 @@ def test_what_is_kept_no_longer_is_removed_by_apply(world: World) -> None:
             "INSERT INTO orders (policy, kind, at, leaked, now, unmanaged, closed_at) VALUES (?, ?, ?, 0, 0, 0, ?)",
             [("ours", "rotate", world.clock.now().isoformat(), world.clock.now().isoformat())] * 1500,
         )
-    apply(world)
+    command(world, "apply")
     with closing(sqlite3.connect(world.folder / "state.db")) as connection:
         (left,) = connection.execute("SELECT count(*) FROM orders").fetchone()
     assert left == CLOSED_ORDERS_KEPT

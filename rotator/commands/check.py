@@ -12,6 +12,8 @@ from rotator.errors import ConfigError, RotatorError
 
 if TYPE_CHECKING:
     from rotator.config import Config
+    from rotator.model import KeyList
+    from rotator.neon import Neon
 
 
 @click.command()
@@ -79,17 +81,32 @@ def _neon_problems(config: Config) -> list[tuple[str, str]]:
         say(f"neon.api_key: accepted by Neon ({account.auth_method}, account {account.account_id})", err=True)
     except RotatorError as error:
         return [("neon.api_key", str(error))]
+    lists = []
     for name in sorted({policy.scope.account for policy in config.policies.values()}):
         try:
-            neon.list_keys(name)
+            lists.append(neon.list_keys(name))
         except RotatorError as error:
             where = next(p.name for p in config.policies.values() if p.scope.account == name)
             problems.append((f"policies.{where}.scope", str(error)))
+    problems += _id_problems(config, neon, lists)
     skew = clock.skew()
     if skew is not None and abs(skew.total_seconds()) > 60:
         word = "ahead of" if skew.total_seconds() > 0 else "behind"
         say(f"clock: this machine is {span(skew)} {word} Neon; decisions use Neon's time", err=True)
     return problems
+
+
+def _id_problems(config: Config, neon: Neon, lists: list[KeyList]) -> list[tuple[str, str]]:
+    from rotator.commands.common import state_path
+    from rotator.glance import own_of, records_of
+    from rotator.observe import wrong_id
+
+    try:
+        records = records_of(config, state_path(config))
+    except RotatorError:  # told by itself
+        records = {}
+    wrong = wrong_id(config.neon.api_key_id, own_of(config, neon, records, lists), lists)
+    return [("neon.api_key_id", wrong)] if wrong else []
 
 
 def _state_problems(config: Config) -> list[tuple[str, str]]:

@@ -32,7 +32,7 @@ from builders import (
 
 from rotator.decide import next_step
 from rotator.model import Absence, Check, Do, Event, Generation, Held, KeyList, Keys, Misdated, Orphan, SinkRef
-from rotator.observe import Judgement, judge, observe, own_keys
+from rotator.observe import Judgement, judge, observe, own_keys, wrong_id
 from rotator.standing import find
 from rotator.transitions import stand_in
 
@@ -110,6 +110,7 @@ def test_uses(before: Generation, keys: Keys, last: datetime, address: str, gap:
 
 
 CERTAIN = {106: "neon.api_key_id says so"}
+CERTAIN_9 = {9: "neon.api_key_id says so"}
 GUESSED = own_keys(None, {}, "", [], [a_list(a_foreign(106, last_used_at=NOW))])
 
 
@@ -393,10 +394,28 @@ def test_our_own_key_is_known_from_the_record_before_all() -> None:
     assert own == {105: "its fingerprint is that of the key in use"}
 
 
-def test_our_own_key_is_known_from_the_configuration() -> None:
-    assert own_keys(9, {106: "sha256:6"}, "sha256:x", [(NOW, NOW)], [a_list(a_foreign(1, last_used_at=NOW))]) == {
-        9: "neon.api_key_id says so"
-    }
+OURS, OTHERS = a_foreign(9), a_foreign(1, last_used_at=NOW)
+GUESS = {1: "it was used when this program made its own calls; neon.api_key_id would tell for certain"}
+
+
+@pytest.mark.parametrize(
+    ("lists", "own"),
+    [
+        pytest.param([], CERTAIN_9, id="as long as no list is known"),
+        pytest.param([a_list(OTHERS, OURS)], CERTAIN_9, id="if it is in the list, whatever else was used"),
+        pytest.param([a_list(OTHERS, account="org")], CERTAIN_9, id="if only lists of organizations are known"),
+        pytest.param([a_list(OTHERS), a_list(OURS, account="org")], CERTAIN_9, id="if it is an organization's key"),
+        pytest.param([a_list(OTHERS)], GUESS, id="but not if the list does not have it"),
+        pytest.param([a_list(OTHERS), a_list(account="org")], GUESS, id="nor if none of several lists has it"),
+    ],
+)
+def test_our_own_key_is_known_from_the_configuration(lists: list[KeyList], own: dict[int, str]) -> None:
+    assert own_keys(9, {106: "sha256:6"}, "sha256:x", [(NOW, NOW)], lists) == own
+
+
+def test_a_key_that_is_known_to_have_another_fingerprint_is_not_ours_whatever_the_configuration_says() -> None:
+    listing = a_list(OTHERS, a_foreign(106))
+    assert own_keys(106, {106: "sha256:6"}, "sha256:x", [(NOW, NOW)], [listing]) == GUESS
 
 
 @pytest.mark.parametrize(
@@ -426,6 +445,23 @@ def test_otherwise_a_key_that_was_used_at_our_own_calls_is_taken_for_ours(used: 
 def test_a_key_with_another_fingerprint_is_never_taken_for_ours() -> None:
     listing = a_list(a_foreign(106, last_used_at=NOW))
     assert own_keys(None, {106: "sha256:6"}, "sha256:x", [(NOW, NOW)], [listing]) == {}
+
+
+@pytest.mark.parametrize(
+    ("configured", "own", "says"),
+    [
+        pytest.param(None, {}, "", id="none is not wrong"),
+        pytest.param(9, CERTAIN_9, "", id="one that is trusted is not"),
+        pytest.param(9, {106: "its fingerprint is that of the key in use"}, "", id="nor that of a key replaced since"),
+        pytest.param(9, {}, "9 is in no list of the account", id="one of no key is"),
+        pytest.param(9, GUESS, "9 is in no list of the account", id="and so it is when another is taken for ours"),
+        pytest.param(106, GUESS, "106 is the key of a policy", id="one of another key of ours is"),
+    ],
+)
+def test_what_is_wrong_with_the_configured_id(configured: int | None, own: dict[int, str], says: str) -> None:
+    told = wrong_id(configured, own, [a_list(OTHERS, a_foreign(106))])
+    assert told.startswith(says)
+    assert bool(told) == bool(says)
 
 
 # An orphan of a state that is older than what happened
