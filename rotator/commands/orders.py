@@ -154,32 +154,35 @@ def revoke(key_id: int, config: Path, unmanaged: bool, yes: bool) -> int:
     _confirm(_consequences(report, seen.now), yes)
     order = Order(0, OrderKind.REVOKE, _epoch(), policy=report.policy, key_id=key_id, unmanaged=unmanaged)
 
-    def gone(store: Store) -> bool:
-        events = {e.event for e in store.history(key_id=key_id)}
+    def gone(store: Store, since: int) -> bool:
+        # Not what was before: a key that the lists lacked for a while was gone once, and is there.
+        events = {e.event for e in store.history(key_id=key_id, after=since)}
         return bool(events & {"api_key.revoked", "key.gone"})
 
     def alone(assembly: Assembly) -> int:
+        began = assembly.store.newest()
         if report.policy is None:
             _record(assembly, order)
             assembly.rounds.obey()
         else:
             _work(assembly, order, report.policy)
-        return outcome(assembly.store)
+        return outcome(assembly.store, began)
 
     def beside(store: Store, lock: ProcessLock) -> int:
         began = store.newest()
         store.add_order(replace(order, at=_state_time(store)))
         _until(
-            lambda: gone(store) or bool(_lapsed(store, began, lambda entry: entry.key_id == key_id)), _REVOKED_WITHIN
+            lambda: gone(store, began) or bool(_lapsed(store, began, lambda entry: entry.key_id == key_id)),
+            _REVOKED_WITHIN,
         )
-        return outcome(store)
+        return outcome(store, began)
 
-    def outcome(store: Store) -> int:
-        if gone(store):
+    def outcome(store: Store, began: int) -> int:
+        if gone(store, began):
             say(f"key {key_id} ({report.key.name}) is revoked")
             return 0
         failed = ("revocation.failed", "order.lapsed")
-        last = [entry.why for entry in store.history(key_id=key_id) if entry.event in failed]
+        last = [entry.why for entry in store.history(key_id=key_id, after=began) if entry.event in failed]
         raise NeedsPerson(f"key {key_id} is not revoked yet: {last[-1] if last else _outlook(store, report.policy)}")
 
     return _alone_or_beside(loaded, "revoke", alone, beside)

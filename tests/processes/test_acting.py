@@ -426,6 +426,26 @@ class TestRevoke:
         assert (ended.status, ended.out) == (1, "")
         assert f"key {key} is not revoked yet: Neon did not confirm" in ended.err.splitlines()[-1]
 
+    def test_a_key_that_was_taken_for_gone_once_is_not_told_as_revoked(self, stage: Stage) -> None:
+        """When it was found again, and Neon refuses to revoke it."""
+        stage.settle()
+        (old,) = stage.ours
+        assert stage.rotator("rotate", "ci").status == 0
+
+        def has_settled(event: str) -> bool:
+            stage.settle()
+            return event in stage.events()
+
+        stage.neon.fault("partial_list", on="list", omit=[old], times=None)
+        until(lambda: has_settled("key.gone"), PATIENCE)
+        stage.neon.clear_faults()
+        until(lambda: has_settled("key.orphaned"), PATIENCE)
+        stage.neon.fault("error_before", on="revoke", times=None)
+        ended = stage.rotator("revoke", str(old), "--yes")
+        assert (ended.status, ended.out) == (1, "")
+        assert f"key {old} is not revoked yet: Neon did not confirm" in ended.err.splitlines()[-1]
+        assert old in stage.ours
+
     @pytest.mark.fault(
         "Neon",
         "Neon answers 500 to an ordered revocation of a key that no policy owns",
