@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from datetime import datetime
 from pathlib import Path
 
+from rotator import renames
 from rotator.assembly import new_neon, setup_of
 from rotator.clock import NeonClock
 from rotator.config import Config
@@ -26,11 +27,15 @@ from rotator.usage import KeyReport, accounts_in_use, inventory
 
 @dataclass(frozen=True)
 class Glance:
-    """What was seen, and when on Neon's clock. `served` if a running service may have secrets in hand."""
+    """What was seen, and when on Neon's clock. `served` if a running service may have secrets in hand.
+
+    `records` are by the policies' names, `renames` tells the names that some of them still have in the state.
+    """
 
     config: Config
     setup: Setup
     records: Mapping[str, Record]
+    renames: Mapping[str, str]
     lists: Mapping[str, KeyList]
     own: Mapping[int, str]
     now: datetime
@@ -62,14 +67,14 @@ class Glance:
 
 def glance(config: Config, state: Path) -> Glance:
     """Look once. A state that is not there yet is an empty one. Raises what Neon and the state raise."""
-    records = records_of(config, state)
+    records, waiting = records_of(config, state)
     clock = NeonClock()
     stop = threading.Event()
     neon = new_neon(config, clock, RateLimit(config.neon.requests_per_minute, stop), stop)
     lists = {name: neon.list_keys(name) for name in sorted(accounts_in_use(config.policies, records))}
     own = own_of(config, neon, records, lists.values())
     served = ProcessLock(state).is_held()
-    return Glance(config, setup_of(config, neon), records, lists, own, clock.now(), served)
+    return Glance(config, setup_of(config, neon), records, waiting, lists, own, clock.now(), served)
 
 
 def own_of(config: Config, neon: Neon, records: Mapping[str, Record], lists: Iterable[KeyList]) -> dict[int, str]:
@@ -78,12 +83,15 @@ def own_of(config: Config, neon: Neon, records: Mapping[str, Record], lists: Ite
     return own_keys(config.neon.api_key_id, known, neon.management_key.fingerprint, neon.own_uses, lists)
 
 
-def records_of(config: Config, state: Path) -> dict[str, Record]:
-    """What the state remembers; nothing if it is not there yet. Raises what the state raises."""
+def records_of(config: Config, state: Path) -> tuple[dict[str, Record], dict[str, str]]:
+    """What the state remembers, and under which names where they differ; nothing if it is not there yet.
+
+    Raises what the state raises.
+    """
     try:
         state.stat()
     except FileNotFoundError:
-        return {}
+        return {}, {}
     except OSError as error:  # a state that may be there but cannot be seen is no empty one
         raise NeedsPerson(
             f"the state {state} cannot be read: {error.strerror}",
@@ -91,6 +99,9 @@ def records_of(config: Config, state: Path) -> dict[str, Record]:
         ) from None
     store = Store(config.state, create=False)
     try:
-        return store.records()
+        records = store.records()
+        former = renames.wanted(config.policies, renames.read(store.meta(renames.META)))
+        waiting = renames.pending(former, records)
+        return renames.taken_over(records, waiting), waiting
     finally:
         store.close()

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import gc
-import signal
 import sqlite3
 from collections import Counter
 from collections.abc import Callable, Iterator
@@ -12,10 +11,8 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
-from click.testing import CliRunner, Result
 from world import World
 
-from rotator.cli import cli
 from rotator.model import Order, OrderKind
 
 TWO_ACCOUNTS = """
@@ -175,17 +172,6 @@ def test_an_order_for_an_unmanaged_key_lapses_when_the_key_has_become_a_policy_s
     person_sees(world.told("order.lapsed")[0].why)
 
 
-def command(world: World, *words: str) -> Result:
-    before = {number: signal.getsignal(number) for number in (signal.SIGTERM, signal.SIGINT)}
-    try:
-        ended = CliRunner().invoke(cli, ["--config", str(world.folder / "config.yaml"), *words], standalone_mode=False)
-    finally:
-        for number, handler in before.items():
-            signal.signal(number, handler)
-    assert ended.exception is None
-    return ended
-
-
 @pytest.mark.fault(
     "Keys",
     "neon.api_key_id is that of a key which is gone",
@@ -218,20 +204,20 @@ def test_check_tells_a_wrong_id_of_the_management_key(world: World) -> None:
     world.neon.revoke_key(gone)
     file = world.folder / "config.yaml"
     file.write_text(file.read_text().replace(str(ours), str(gone)))
-    ended = command(world, "check", "--online")
+    ended = world.command("check", "--online")
     assert ended.return_value == 1
     assert f"neon.api_key_id: {gone} is in no list of the account" in ended.stderr
     assert "take the id that rotator keys shows" in ended.stderr
 
     file.write_text(file.read_text().replace(str(gone), str(ours)))
-    assert command(world, "check", "--online").return_value == 0
+    assert world.command("check", "--online").return_value == 0
 
 
 def test_apply_takes_the_orders_for_unmanaged_keys_too(world: World) -> None:
     stranger = world.neon.create_key("terraform").id
     world.settle()
     world.order(OrderKind.REVOKE, key_id=stranger, unmanaged=True)
-    command(world, "apply")
+    world.command("apply")
     assert stranger not in world.ours()
     assert world.store.open_orders() == []
 
@@ -242,7 +228,7 @@ def test_what_is_kept_no_longer_is_removed_by_apply(world: World) -> None:
             "INSERT INTO orders (policy, kind, at, leaked, now, unmanaged, closed_at) VALUES (?, ?, ?, 0, 0, 0, ?)",
             [("ours", "rotate", world.clock.now().isoformat(), world.clock.now().isoformat())] * 1500,
         )
-    command(world, "apply")
+    world.command("apply")
     with closing(sqlite3.connect(world.folder / "state.db")) as connection:
         (left,) = connection.execute("SELECT count(*) FROM orders").fetchone()
     assert left == CLOSED_ORDERS_KEPT

@@ -9,12 +9,16 @@ down; `restart` is what comes after.
 from __future__ import annotations
 
 import random
+import signal
 import threading
 from collections.abc import Callable
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
 
+from click.testing import CliRunner, Result
+
+from rotator.cli import cli
 from rotator.clock import NeonClock
 from rotator.config import Config, load
 from rotator.engine import Engine
@@ -136,6 +140,19 @@ class World:
         sinks: dict[str, Any] = {n: Mortal(s, ("deliver",), self.boundaries) for n, s in self.config.sinks.items()}
         unused = UnusedRule(self.config.unused_keys.after, self.config.unused_keys.ignore)
         return Setup(provider, self.config.policies, sinks, unused, self.config.neon.api_key_id)
+
+    def command(self, *words: str) -> Result:
+        """Another process: a command of the program, to its end. `return_value` is its exit status."""
+        before = {number: signal.getsignal(number) for number in (signal.SIGTERM, signal.SIGINT)}
+        try:
+            ended = CliRunner().invoke(
+                cli, ["--config", str(self.folder / "config.yaml"), *words], standalone_mode=False
+            )
+        finally:
+            for number, handler in before.items():
+                signal.signal(number, handler)
+        assert ended.exception is None, ended.exception
+        return ended
 
     # Time and turns
 

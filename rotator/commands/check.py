@@ -102,7 +102,7 @@ def _id_problems(config: Config, neon: Neon, lists: list[KeyList]) -> list[tuple
     from rotator.observe import wrong_id
 
     try:
-        records = records_of(config, state_path(config))
+        records, _ = records_of(config, state_path(config))
     except RotatorError:  # told by itself
         records = {}
     wrong = wrong_id(config.neon.api_key_id, own_of(config, neon, records, lists), lists)

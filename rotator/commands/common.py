@@ -17,6 +17,8 @@ from rotator.words import printable
 
 if TYPE_CHECKING:
     from rotator.config import Config
+    from rotator.model import Record
+    from rotator.renames import Former
     from rotator.store import Store
 
 F = TypeVar("F", bound=Callable[..., Any])
@@ -69,6 +71,26 @@ def open_to_read(config: Config) -> Store:
     from rotator.store import Store
 
     return Store(config.state, create=False)
+
+
+def read_state(config: Config, store: Store) -> tuple[dict[str, Record], dict[str, dict[str, Any]]]:
+    """The records and the last decisions, by the names that the configuration gives the policies.
+
+    A policy that is renamed there is told with the record that it takes over, also before the service has done it.
+    """
+    from rotator import renames
+
+    records, outlooks = store.records(), store.outlooks()
+    waiting = renames.pending(former_names(config, store), records)
+    decided = {new: outlooks[old] for new, old in waiting.items() if old in outlooks}
+    return renames.taken_over(records, waiting), {**decided, **outlooks}
+
+
+def former_names(config: Config, store: Store) -> Former:
+    """The names that the records of the configuration's policies may still have."""
+    from rotator import renames
+
+    return renames.wanted(config.policies, renames.read(store.meta(renames.META)))
 
 
 def state_path(config: Config) -> Path:

@@ -18,7 +18,15 @@ from typing import TYPE_CHECKING
 
 import click
 
-from rotator.commands.common import config_option, load_config, policy_named, say, state_path
+from rotator.commands.common import (
+    config_option,
+    former_names,
+    load_config,
+    policy_named,
+    read_state,
+    say,
+    state_path,
+)
 from rotator.errors import AlreadyRunning, NeedsPerson
 
 if TYPE_CHECKING:
@@ -26,6 +34,7 @@ if TYPE_CHECKING:
     from rotator.config import Config
     from rotator.lock import ProcessLock
     from rotator.model import Order, Record
+    from rotator.ports import Transition
     from rotator.store import Entry, Store
     from rotator.usage import KeyReport
 
@@ -47,7 +56,7 @@ def rotate(policy: str, config: Path, leaked: bool, now: bool, wait: bool, yes: 
 
     Returns when the order is taken, with --wait when the new key is live.
     """
-    from rotator.model import Order, OrderKind
+    from rotator.model import Order, OrderKind, Record
 
     if now and not leaked:
         raise click.UsageError("--now belongs to --leaked")
@@ -87,8 +96,12 @@ def rotate(policy: str, config: Path, leaked: bool, now: bool, wait: bool, yes: 
                 f"the running service has not loaded policy {policy}",
                 f"let it load the configuration again, with SIGHUP to {lock.holder() or 'it'}",
             )
-        _refuse_if_paused(loaded, store.record(policy), "created")
-        before = live(store.record(policy))
+
+        def record() -> Record:
+            return read_state(loaded, store)[0].get(policy, Record(policy=policy))
+
+        _refuse_if_paused(loaded, record(), "created")
+        before = live(record())
         began = store.newest()
         at = _state_time(store)
         number = store.add_order(replace(order, at=at))
@@ -106,7 +119,7 @@ def rotate(policy: str, config: Path, leaked: bool, now: bool, wait: bool, yes: 
             return 0
         previous = before.key_id if before else None
         held_at = time.monotonic()
-        while (current := live(store.record(policy))) is None or current.key_id == previous:
+        while (current := live(record())) is None or current.key_id == previous:
             if not is_open() and (why := _lapsed(store, began, lambda entry: entry.policy == policy)):
                 raise NeedsPerson(why)
             if why := _refused(store, policy, at):
@@ -170,7 +183,8 @@ def revoke(key_id: int, config: Path, unmanaged: bool, yes: bool) -> int:
 
     def beside(store: Store, lock: ProcessLock) -> int:
         began = store.newest()
-        store.add_order(replace(order, at=_state_time(store)))
+        name = seen.renames.get(report.policy, report.policy) if report.policy else None  # the service knows no other
+        store.add_order(replace(order, policy=name, at=_state_time(store)))
         _until(
             lambda: gone(store, began) or bool(_lapsed(store, began, lambda entry: entry.key_id == key_id)),
             _REVOKED_WITHIN,
@@ -205,13 +219,18 @@ def resume(policy: str | None, config: Path) -> int:
 
 
 def _set_paused(config: Config, policy: str | None, *, paused: bool) -> int:
+    from rotator.renames import changing
     from rotator.store import Store
     from rotator.transitions import pause as change
 
     names = [policy_named(config, policy)] if policy is not None else list(config.policies)
     store = Store(config.state)
     try:
-        store.change_many(_state_time(store), dict.fromkeys(names, lambda record: change(record, paused)))
+        former, records = former_names(config, store), store.records()
+        changes: dict[str, Transition] = {}
+        for name in names:
+            changes |= changing(name, former, records, lambda record: change(record, paused))
+        store.change_many(_state_time(store), changes)
         store.set_meta("nudge", uuid.uuid4().hex)
     finally:
         store.close()

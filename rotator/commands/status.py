@@ -15,6 +15,7 @@ from rotator.commands.common import (
     open_to_read,
     print_json,
     print_table,
+    read_state,
     say,
     state_path,
 )
@@ -35,10 +36,11 @@ def status(config: Path, as_json: bool) -> int:
     loaded = load_config(config)
     store = open_to_read(loaded)
     try:
+        records, outlooks = read_state(loaded, store)
         document = status_document(
             loaded.policies,
-            store.records(),
-            store.outlooks(),
+            records,
+            outlooks,
             as_of=store.as_of(),
             leader=ProcessLock(state_path(loaded)).is_held(),
             head=store.head(),

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 
 import click
 
-from rotator.commands.common import config_option, json_option, load_config, open_to_read, print_json, say
+from rotator.commands.common import config_option, json_option, load_config, open_to_read, print_json, read_state, say
 
 if TYPE_CHECKING:
     from rotator.config import Config
@@ -43,12 +43,13 @@ def why(what: str, config: Path, as_json: bool) -> int:
 
 def _about(config: Config, store: Store, name: str) -> tuple[str, list[str]]:
     from rotator.explain import explain_policy
+    from rotator.model import Record
 
-    records = store.records()
+    records, outlooks = read_state(config, store)
     if name not in config.policies and name not in records:
         raise click.UsageError(f"there is no policy {name}; there are: {', '.join(config.policies)}")
-    record = store.record(name)
-    outlook = store.outlooks().get(name, {})
+    record = records.get(name, Record(policy=name))
+    outlook = outlooks.get(name, {})
     policy, now = config.policies.get(name), datetime.now(UTC)
     return name, explain_policy(name, policy, record, outlook, now, _samples(store, record))
 
@@ -62,7 +63,8 @@ def _about_key(config: Config, store: Store, key_id: int) -> tuple[str | None, l
     from rotator.standing import find
     from rotator.words import when
 
-    for record in store.records().values():
+    records, _ = read_state(config, store)
+    for record in records.values():
         if any(generation.key_id == key_id for generation in record.generations):
             policy = config.policies.get(record.policy)
             if policy is None:

@@ -361,6 +361,16 @@ class TestRevoke:
         assert live not in stage.ours
         until(lambda: stage.works(stage.app()), PATIENCE)
 
+    def test_a_policy_that_the_service_does_not_know_by_its_new_name_yet(self, stage: Stage) -> None:
+        """The order reaches the service under the name that it knows."""
+        stage.serve()
+        (live,) = stage.ours
+        stage.config.write_text(stage.config.read_text().replace("  ci: {", "  other: {renamed_from: ci, "))
+        ended = stage.rotator("revoke", str(live), "--yes")
+        assert ended.status == 0
+        assert "policy other owns it: the live key" in ended.err
+        assert live not in stage.ours
+
     def test_a_key_of_nobody_is_revoked_only_if_that_is_said(self, stage: Stage) -> None:
         """Without --unmanaged it is refused, and nothing happens."""
         stage.settle()

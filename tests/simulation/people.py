@@ -12,7 +12,7 @@ from dataclasses import dataclass, replace
 from functools import partial
 from typing import TYPE_CHECKING
 
-from rotator import transitions
+from rotator import renames, transitions
 from rotator.errors import StateUnavailable
 from rotator.model import Every, Order, OrderKind, Policy, Scope
 
@@ -216,7 +216,13 @@ class People:
         world = self._world
         try:
             with world.from_outside():
-                world.memory.change(line.name, world.state_time(), lambda r: transitions.pause(r, paused))
+                former = renames.wanted(
+                    {other.desired.name: other.desired for other in world.lines if other.desired is not None},
+                    renames.read(world.memory.meta(renames.META)),
+                )
+                name = line.desired.name if line.desired is not None else line.name
+                changes = renames.changing(name, former, world.memory.records(), lambda r: transitions.pause(r, paused))
+                world.memory.change_many(world.state_time(), changes)
                 world.memory.set_meta("nudge", str(self._pace.seconds))
         except StateUnavailable:
             return False
