@@ -4,8 +4,9 @@
 
 `load` goes on behind a fault wherever something can still be said: each policy, each sink and each of
 the other parts is checked by itself, then the contradictions between those that were understood. It
-reads the one file and resolves symbolic links, and nothing else: no secret, no host, no owner is
-looked up, so that a configuration can be checked on another machine than the one it is for.
+reads the one file and resolves symbolic links, and nothing else: no host and no owner is looked up, and
+of a secret only whether it is there, where the caller needs it: whoever only reads the state or gives an
+order has not the service's environment.
 """
 
 from __future__ import annotations
@@ -59,11 +60,14 @@ class Config:
         return replace(self, secret_variables=variables)
 
 
-def load(path: Path, environ: Mapping[str, str] = os.environ) -> Config:
-    """Read and check a configuration. Raises ConfigError with every fault, in the order of the file."""
+def load(path: Path, environ: Mapping[str, str] | None = os.environ, *, files: bool = False) -> Config:
+    """Read and check a configuration. Raises ConfigError with every fault, in the order of the file.
+
+    The variables that secrets come from must be in `environ`, unless it is None; the files, if `files` is set.
+    """
     file = path.absolute()
     root, known = yaml_places.read(path)
-    faults = Faults(str(path), root, known, {"base": file.parent, "environ": environ})
+    faults = Faults(str(path), root, known, {"base": file.parent, "environ": environ, "files": files})
     if not isinstance(root.value, dict):
         faults.add((), "not a mapping; expected the keys neon, sinks and policies at the top")
         raise ConfigError(faults.problems)

@@ -64,11 +64,16 @@ def base_of(info: ValidationInfo) -> Path:
     return Path(context.get("base", "."))
 
 
-def environ_of(info: ValidationInfo) -> Mapping[str, str]:
-    """The variables that a reference may name."""
+def environ_of(info: ValidationInfo) -> Mapping[str, str] | None:
+    """The variables that a reference may name; None if it may name any."""
     context: Mapping[str, Any] = info.context or {}
-    environ: Mapping[str, str] = context.get("environ", os.environ)
+    environ: Mapping[str, str] | None = context.get("environ", os.environ)
     return environ
+
+
+def files_of(info: ValidationInfo) -> bool:
+    """Whether the files that references name must be there."""
+    return bool((info.context or {}).get("files"))
 
 
 def _path(value: object, info: ValidationInfo) -> Path:
@@ -114,10 +119,18 @@ class SecretRef(Settings):
     def _is_there(self, info: ValidationInfo) -> SecretRef:
         if self.env is not None and not re.fullmatch(r"[A-Za-z_][A-Za-z0-9_]*", self.env):
             raise ValueError("expected the name of an environment variable, of letters, digits and _")
-        if self.env is not None and not environ_of(info).get(self.env):
+        environ = environ_of(info)
+        if self.env is not None and environ is not None and not environ.get(self.env):
             raise ValueError(f"the environment variable {self.env} is not set; set it or name another")
         if self.credential is not None and (not self.credential or "/" in self.credential):
             raise ValueError("expected the name of a credential, without a slash")
+        if self.path is not None and files_of(info):
+            try:
+                self.path.stat()
+            except (FileNotFoundError, NotADirectoryError):
+                raise ValueError(f"{self} is not there; create it with the secret in it, or name another") from None
+            except OSError:  # this user cannot see it; perhaps the service can
+                pass
         return self
 
     @property
@@ -139,6 +152,8 @@ class SecretRef(Settings):
         if len(text) > _LARGEST_SECRET:
             raise NeedsPerson(f"{self} is larger than {_LARGEST_SECRET} bytes", "put the secret alone in it")
         text = text.strip()
+        if self.env is not None and not text:
+            raise NeedsPerson(f"the environment variable {self.env} is not set", "set it or name another")
         if not text:
             raise NeedsPerson(f"{self} is empty", "put the secret in it")
         if not text.isascii() or any(character.isspace() for character in text):

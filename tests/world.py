@@ -142,7 +142,7 @@ class World:
         return Setup(provider, self.config.policies, sinks, unused, self.config.neon.api_key_id)
 
     def command(self, *words: str) -> Result:
-        """Another process: a command of the program, to its end. `return_value` is its exit status."""
+        """Another process: a command, to its end. `return_value` is its exit status. Raises what it raises."""
         before = {number: signal.getsignal(number) for number in (signal.SIGTERM, signal.SIGINT)}
         try:
             ended = CliRunner().invoke(
@@ -151,7 +151,8 @@ class World:
         finally:
             for number, handler in before.items():
                 signal.signal(number, handler)
-        assert ended.exception is None, ended.exception
+        if ended.exception is not None:
+            raise ended.exception
         return ended
 
     # Time and turns

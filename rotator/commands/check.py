@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 def check(config: Path, online: bool, as_json: bool) -> int:
     """Check the configuration; with --online also the key, the sinks and the state."""
     try:
-        loaded = load_config(config)
+        loaded = load_config(config, files=True)
     except ConfigError as error:
         if as_json:
             print_json({"ok": False, "problems": [_as_json(problem) for problem in error.problems]})

@@ -55,15 +55,18 @@ def find_config(named: str | None) -> Path:
     return next((Path(name) for name in DEFAULT_FILES if Path(name).exists()), NOWHERE)
 
 
-def load_config(path: Path) -> Config:
-    """Read the configuration. Raises ConfigError."""
+def load_config(path: Path, *, secrets: bool = True, files: bool = False) -> Config:
+    """Read the configuration. Raises ConfigError.
+
+    Without `secrets`, the variables that they are in may be unset; with `files`, their files must be there.
+    """
     from rotator.config import load
 
     if path is NOWHERE and not path.exists():
         looked = " nor ".join(DEFAULT_FILES)
         problem = f"no configuration: ROTATOR_CONFIG is not set, and neither {looked} is there; name one with --config"
         raise ConfigError([ConfigProblem(str(path), 1, 1, "", problem)])
-    return load(path)
+    return load(path, os.environ if secrets else None, files=files)
 
 
 def open_to_read(config: Config) -> Store:

@@ -36,7 +36,7 @@ def history(policy: str | None, config: Path, verify: bool, as_json: bool) -> in
     which status prints, kept elsewhere also shows a cut end. The newest 100,000 entries are kept, and the
     chain says from where on.
     """
-    loaded = load_config(config)
+    loaded = load_config(config, secrets=False)
     store = open_to_read(loaded)
     try:
         if verify:

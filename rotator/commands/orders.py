@@ -60,7 +60,7 @@ def rotate(policy: str, config: Path, leaked: bool, now: bool, wait: bool, yes: 
 
     if now and not leaked:
         raise click.UsageError("--now belongs to --leaked")
-    loaded = load_config(config)
+    loaded = load_config(config, secrets=False)
     policy_named(loaded, policy)
     if now:
         _confirm(f"Every key of policy {policy} stops working before there is a new one.", yes)
@@ -151,7 +151,7 @@ def revoke(key_id: int, config: Path, unmanaged: bool, yes: bool) -> int:
     from rotator.model import Order, OrderKind
     from rotator.usage import Role
 
-    loaded = load_config(config)
+    loaded = load_config(config, secrets=False)
     seen = glance(loaded, state_path(loaded))
     report = next((r for r in seen.inventory() if r.key.id == key_id), None)
     if report is None:
@@ -207,7 +207,7 @@ def revoke(key_id: int, config: Path, unmanaged: bool, yes: bool) -> int:
 @config_option
 def pause(policy: str | None, config: Path) -> int:
     """Stop creating and revoking keys, of POLICY or of all, until resumed."""
-    return _set_paused(load_config(config), policy, paused=True)
+    return _set_paused(load_config(config, secrets=False), policy, paused=True)
 
 
 @click.command()
@@ -215,7 +215,7 @@ def pause(policy: str | None, config: Path) -> int:
 @config_option
 def resume(policy: str | None, config: Path) -> int:
     """Undo pause, of POLICY or of all."""
-    return _set_paused(load_config(config), policy, paused=False)
+    return _set_paused(load_config(config, secrets=False), policy, paused=False)
 
 
 def _set_paused(config: Config, policy: str | None, *, paused: bool) -> int:
@@ -260,7 +260,7 @@ def _alone_or_beside(
             finally:
                 store.close()
         log.setup()
-        assembly = assemble(config, threading.Event())
+        assembly = assemble(load_config(config.file), threading.Event())  # whoever does the work needs the secrets
         try:
             with ended_by_signals(assembly):
                 return alone(assembly)

@@ -33,7 +33,7 @@ def status(config: Path, as_json: bool) -> int:
     from rotator.lock import ProcessLock
     from rotator.status import needs_a_person, status_document
 
-    loaded = load_config(config)
+    loaded = load_config(config, secrets=False)
     store = open_to_read(loaded)
     try:
         records, outlooks = read_state(loaded, store)

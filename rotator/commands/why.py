@@ -26,7 +26,7 @@ _GONE = ("api_key.revoked", "key.gone")
 @json_option
 def why(what: str, config: Path, as_json: bool) -> int:
     """Explain one policy or key in full sentences, from the state."""
-    loaded = load_config(config)
+    loaded = load_config(config, secrets=False)
     store = open_to_read(loaded)
     try:
         key_id = int(what) if re.fullmatch("[0-9]{1,19}", what) else None

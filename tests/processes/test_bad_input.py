@@ -217,7 +217,9 @@ surprise: true
 
 def test_a_key_file_that_is_not_there(stage: Stage) -> None:
     says = ["file {folder}/key cannot be read: No such file or directory", "create it with the secret in it"]
-    meets(stage, Trouble(lambda s: s.key_file.unlink(), says, [*ASKING[:2], *ACTING]))
+    meets(stage, Trouble(lambda s: s.key_file.unlink(), says, [ASKING[1], *ACTING]))
+    says = [f"{stage.config}:2:12: neon.api_key: file {{folder}}/key is not there; create it with the secret in it"]
+    meets(stage, Trouble(lambda _: None, says, [["check"], ASKING[0]], status=2))
 
 
 @bound
