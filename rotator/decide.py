@@ -20,6 +20,7 @@ from datetime import datetime
 from rotator.due import mint_step
 from rotator.model import (
     CHECK_AGAIN_AFTER,
+    LIST_MAX_AGE,
     ORDER_LAPSES_AFTER,
     SEEN_ALIVE_MAX_AGE,
     Check,
@@ -141,6 +142,8 @@ def _adopt(policy: Policy, record: Record, keys: Keys, now: datetime) -> Iterato
         yield Step(Do.REFUSE, f"key {wanted} cannot be adopted: it belongs to policy {keys.owners[wanted]}")
     elif wanted not in listing.keys and listing.doubt:
         yield Step(Do.WAIT, f"key {wanted} is to be adopted, but {listing.doubt}")
+    elif wanted not in listing.keys and now - listing.requested_at > LIST_MAX_AGE:
+        yield Step(Do.LOOK, f"key {wanted} is to be adopted, and may be newer than Neon's list", account=account)
     elif wanted not in listing.keys:
         why = f"key {wanted} cannot be adopted: it is not in the list of scope {policy.scope}"
         yield Step(Do.REFUSE, f"{why}; correct adopt or scope, or take adopt out of the policy")

@@ -303,6 +303,21 @@ ADOPTING = a_policy(adopt=50)
         keys=seen(None, a_foreign(51)),
     ),
     row(
+        "a key that is not in a list of half a minute ago",
+        Do.REFUSE,
+        "it is not in the list",
+        policy=ADOPTING,
+        keys=seen(None, a_foreign(51), age=30 * SECOND),
+    ),
+    row(
+        "nor in an older one, which the key may be newer than: look",
+        Do.LOOK,
+        "key 50 is to be adopted, and may be newer than Neon's list",
+        policy=ADOPTING,
+        keys=seen(None, a_foreign(51), age=31 * SECOND),
+        account="personal",
+    ),
+    row(
         "a list that is not believed does not prove that it is not there",
         Do.WAIT,
         "key 50 is to be adopted, but the list is empty",
