@@ -19,8 +19,8 @@ from rotator.model import Check, Do, Key, KeyList, Keys, Policy, Record, Step
 from rotator.standing import WHOLE_SECOND, find
 from rotator.transitions import Change
 
-_MOST = 200
-_STEPS = 20 * _MOST
+MOST = 200
+_STEPS = 20 * MOST
 _TOLD = {Do.MINT: "mint", Do.DELIVER: "deliver", Do.REVOKE: "revoke", Do.ADOPT: "adopt"}
 
 
@@ -42,7 +42,7 @@ class _World:
 
 
 def foresee(policy: Policy, record: Record, keys: Keys, now: datetime, until: datetime) -> list[Planned]:
-    """What would happen to a policy up to `until`, in order; at most 200 things.
+    """What would happen to a policy up to `until`, in order; the first `MOST` things.
 
     A `refuse` stands once, where it is first met. The last entry is a `wait` where nothing can be said beyond it.
     """
@@ -56,7 +56,7 @@ def foresee(policy: Policy, record: Record, keys: Keys, now: datetime, until: da
             planned.append(Planned(world.now, policy.name, _TOLD.get(step.do, "refuse"), step.why))
         elif step.do is Do.WAIT and beyond and (step.until is None or not planned):
             planned.append(Planned(world.now, policy.name, "wait", step.why))
-        if len(planned) >= _MOST or (rests and beyond):
+        if len(planned) >= MOST or (rests and beyond):
             break
         world = _at(world, step.until or world.now) if rests else _imagine(policy, world, step)
     return planned

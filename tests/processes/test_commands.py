@@ -373,6 +373,14 @@ class TestPlan:
         assert stage.created() == 0
         assert stage.ours == []
 
+    def test_a_plan_that_is_cut_says_so(self, stage: Stage) -> None:
+        """Beside the JSON, which stays an array of entries."""
+        stage.configure(ONE_POLICY.replace("every: 30d}", "every: 1d}, grace_period: 1h"))
+        ended = stage.rotator("plan", "--json", "--until", "2000d")
+        assert (ended.status, len(ended.json)) == (0, 200)
+        said = r"ci: only the first 200 steps are shown, up to \S+ \S+ UTC; a shorter --until shows all of its time\n"
+        assert re.fullmatch(said, ended.err)
+
     def test_a_plan_that_needs_a_person_ends_with_1(self, stage: Stage) -> None:
         """As when the state was lost: nothing would be minted."""
         stage.settle()
