@@ -9,7 +9,7 @@ from typing import Any
 from rotator.model import Every, Generation, Policy, Record
 from rotator.rhythm import Sample, mover_words, rhythm_words
 from rotator.standing import WHOLE_SECOND, foreign_use, is_missing, lacking, live, older, quiet_period, unfinished
-from rotator.status import failures_of
+from rotator.status import failures_of, outlook_now
 from rotator.words import listed, span, when
 
 Samples = Mapping[int, Sequence[Sample]]
@@ -47,7 +47,7 @@ def explain_policy(
         sentences.append(f"{attempts} with: {error}.")
     if policy.paused or record.paused:
         sentences.append("It is paused: nothing is created or revoked until it is resumed.")
-    sentences.append(_next(outlook))
+    sentences.append(_next(outlook_now(policy, record, outlook)))
     return sentences
 
 

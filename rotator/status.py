@@ -13,6 +13,7 @@ from typing import Any
 from rotator.model import Do, Generation, Policy, Record
 from rotator.standing import is_missing, lacking, live, older, unfinished
 from rotator.usage import role_of
+from rotator.words import listed
 
 
 class PolicyState(StrEnum):
@@ -51,11 +52,28 @@ def state_of(policy: Policy | None, record: Record, outlook: Mapping[str, Any]) 
         (PolicyState.REFUSED, outlook.get("do") == Do.REFUSE),
         (PolicyState.FAILING, failures_of(record)[0] > 0),
         (PolicyState.PAUSED, policy.paused or record.paused),
-        (PolicyState.ROTATING, bool(record.intent or record.rotation or unfinished(record))),
+        (PolicyState.ROTATING, bool(record.intent or record.rotation or unfinished(record) or current is None)),
         (PolicyState.HELD, any(g.held for g in old)),
         (PolicyState.RETIRING, bool(old)),
     )
     return next((state for state, applies in facts if applies), PolicyState.OK)
+
+
+def outlook_now(policy: Policy | None, record: Record, outlook: Mapping[str, Any]) -> Mapping[str, Any]:
+    """The last decision, or what is being done since then: while a key is on its way nothing else is decided."""
+    coming, intent = max(unfinished(record), key=lambda g: g.number, default=None), record.intent
+    if coming is not None:
+        began, do = coming.recorded_at, Do.DELIVER
+        without = listed(sink.name for sink in lacking(policy, coming)) if policy else ""
+        missing = f"; it has no receipt from {without} yet" if without else ""
+        why = f"{coming.name} is on its way to the sinks{missing}"
+    elif intent is not None:
+        began, do, why = intent.at, Do.MINT, f"whether Neon created {intent.name} is not known yet"
+    else:
+        return outlook
+    if policy is None or (outlook and datetime.fromisoformat(outlook["decided_at"]) >= began):
+        return outlook
+    return {"do": do.value, "why": why}
 
 
 def failures_of(record: Record) -> tuple[int, str | None]:
@@ -86,7 +104,7 @@ def policy_status(name: str, policy: Policy | None, record: Record, outlook: Map
         "live": _live(current) if current is not None else None,
         "older": [_older(policy, record, generation) for generation in older(record)],
         "waiting_for": [s.name for s in lacking(policy, coming)] if policy and coming else [],
-        "next": _next(outlook),
+        "next": _next(outlook_now(policy, record, outlook)),
         "failures": failures,
         "last_error": error,
     }
@@ -161,7 +179,7 @@ def _next(outlook: Mapping[str, Any]) -> dict[str, Any] | None:
         return None
     do, coming = Do(outlook["do"]), outlook.get("coming")
     step = "refuse" if do is Do.REFUSE else _STEPS.get(Do(coming), "wait") if coming else _STEPS.get(do, "wait")
-    until = outlook.get("until")
+    until = outlook.get("until") if do is not Do.REFUSE else None  # that of something else: a person has no time
     return {
         "step": step,
         "at": instant(datetime.fromisoformat(until)) if until else None,

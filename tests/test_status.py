@@ -34,6 +34,7 @@ from builders import (
 
 from rotator.decide import last_step, next_step
 from rotator.engine import outlook_of
+from rotator.explain import explain_policy
 from rotator.model import Absence, Do, Offer, Policy, Record, Step
 from rotator.status import PolicyState, instant, needs_a_person, policy_status, status_document
 
@@ -63,6 +64,7 @@ def doing(
     )
 
 
+WAITING = outlook_of(Step(Do.WAIT, "Neon's list cannot be read", coming=Do.MINT), NOW)
 REFUSED = outlook_of(Step(Do.REFUSE, "a person is needed"), NOW)
 LIVE = a_live(2)
 
@@ -72,7 +74,9 @@ LIVE = a_live(2)
     [
         doing("a live key and nothing else", "ok", a_record(LIVE)),
         doing("an adopted key", "ok", a_record(an_adopted())),
-        doing("nothing decided yet", "ok", a_record(), outlook={}),
+        doing("nothing decided yet", "rotating", a_record(), outlook={}),
+        doing("a first key that waits for something", "rotating", a_record(), outlook=WAITING),
+        doing("a first key while it is paused", "paused", a_record(paused=True)),
         doing("an old key in its grace period", "retiring", a_record(a_retiring(1), LIVE)),
         doing("an orphan that somebody may have", "retiring", a_record(an_orphan(1, CI), LIVE)),
         doing("an old key that is in use", "held", a_record(a_retiring(1, held=held()), LIVE)),
@@ -194,7 +198,7 @@ def test_a_policy_is_told_as_the_documentation_has_it() -> None:
 def test_an_empty_policy_has_null_for_what_is_absent() -> None:
     assert policy_status("ci", a_policy(), a_record(), {}) == {
         "policy": "ci",
-        "state": "ok",
+        "state": "rotating",
         "live": None,
         "older": [],
         "waiting_for": [],
@@ -235,9 +239,37 @@ class Next:
     ids=str,
 )
 def test_what_comes_next_is_one_of_five_words(case: Next) -> None:
+    """When, too; but for a person nobody can tell."""
     outlook = outlook_of(Step(case.do, "so it is", until=NOW + DAY, coming=case.coming), NOW)
     told = policy_status("ci", a_policy(), a_record(LIVE), outlook)
-    assert told["next"] == {"step": case.step, "at": "2026-11-24T12:00:00Z", "why": "so it is"}
+    at = None if case.step == "refuse" else "2026-11-24T12:00:00Z"
+    assert told["next"] == {"step": case.step, "at": at, "why": "so it is"}
+
+
+BEFORE = outlook_of(Step(Do.WAIT, "decided before", until=NOW, coming=Do.MINT), NOW - HOUR)
+SINCE = outlook_of(Step(Do.WAIT, "decided since", coming=Do.DELIVER), NOW)
+ON_ITS_WAY = a_generation(3, recorded_at=NOW - MINUTE)
+UNDER_WAY = f"{named(3)} is on its way to the sinks; it has no receipt from ci yet"
+
+
+@pytest.mark.parametrize(
+    ("record", "outlook", "step", "why"),
+    [
+        pytest.param(a_record(ON_ITS_WAY), {}, "deliver", UNDER_WAY, id="a first hand-off"),
+        pytest.param(a_record(LIVE, ON_ITS_WAY), BEFORE, "deliver", UNDER_WAY, id="a hand-off since the last decision"),
+        pytest.param(a_record(LIVE, ON_ITS_WAY), SINCE, "deliver", "decided since", id="one decided about since"),
+        pytest.param(
+            a_record(intent=an_intent(1)), {}, "mint", f"whether Neon created {named(1)} is not known yet", id="a POST"
+        ),
+        pytest.param(a_record(LIVE), BEFORE, "mint", "decided before", id="nothing"),
+    ],
+)
+def test_what_is_under_way_since_the_last_decision_comes_next(
+    record: Record, outlook: Mapping[str, Any], step: str, why: str
+) -> None:
+    told = policy_status("ci", a_policy(), record, outlook)["next"]
+    assert (told["step"], told["why"]) == (step, why)
+    assert any(why in sentence for sentence in explain_policy("ci", a_policy(), record, outlook, NOW))
 
 
 @pytest.mark.parametrize(
@@ -277,7 +309,7 @@ def test_the_document_tells_every_policy_and_those_gone_that_left_keys() -> None
     }
     assert [(told["policy"], told["state"]) for told in document["policies"]] == [
         ("ci", "ok"),
-        ("new", "ok"),
+        ("new", "rotating"),
         ("asked", "abandoned"),
         ("old", "abandoned"),
     ]

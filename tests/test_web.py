@@ -95,7 +95,7 @@ def test_it_is_alive_while_the_service_works(assembly: Assembly, web: Web) -> No
 
 def test_metrics_tell_of_every_policy(web: Web, assembly: Assembly) -> None:
     before = samples(web)
-    assert before["rotator_policy_state{policy=ci,state=ok}"] == 1
+    assert before["rotator_policy_state{policy=ci,state=rotating}"] == 1
     assert before["rotator_ready{}"] == 0
 
     carry_out(assembly, ["ci"], MINUTE)

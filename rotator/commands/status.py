@@ -56,7 +56,13 @@ def status(config: Path, as_json: bool) -> int:
 
 def _print(document: dict[str, Any], now: datetime) -> None:
     rows = [
-        [entry["policy"], entry["state"], _live(entry["live"], now), _older(entry["older"]), _next(entry["next"], now)]
+        [
+            entry["policy"],
+            entry["state"],
+            _live(entry["live"], now),
+            _older(entry["older"]),
+            _next(entry["next"], now, document["leader"]),
+        ]
         for entry in document["policies"]
     ]
     print_table(["policy", "state", "live key", "older keys", "next"], rows)
@@ -82,9 +88,9 @@ def _older(older: list[dict[str, Any]]) -> str:
     return ", ".join(f"{old['id']} {old['role']}" for old in older)
 
 
-def _next(step: dict[str, Any] | None, now: datetime) -> str:
+def _next(step: dict[str, Any] | None, now: datetime, served: bool) -> str:
     if step is None:
-        return "not decided yet: has the service run?"
+        return "not decided yet" if served else "not decided yet: has the service run?"
     when = ""
     if step["at"]:
         left = _time(step["at"]) - now
