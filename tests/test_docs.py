@@ -20,6 +20,7 @@ from rotator.cli import COMMANDS, cli
 from rotator.config import json_schema, load
 from rotator.sandbox import Sandbox
 from rotator.sandbox.faults import FORMS
+from rotator.status import PolicyState
 
 ROOT = Path(__file__).parent.parent
 README = (ROOT / "README.md").read_text()
@@ -94,20 +95,27 @@ def rehearsal() -> Iterator[Sandbox]:
 
 
 @pytest.mark.skipif(shutil.which("curl") is None, reason="curl is not here")
-def test_the_calls_to_the_sandbox_work_as_they_are_shown(rehearsal: Sandbox) -> None:
+def test_the_rehearsal_works_as_it_is_shown_from_top_to_bottom(
+    rehearsal: Sandbox, capsys: pytest.CaptureFixture[str]
+) -> None:
     base = rehearsal.url.removesuffix("/api/v2")
-    commands = [line for line in "".join(blocks(README, "sh")).splitlines() if line.startswith("curl")]
-    assert len(commands) == 2
-    for command in commands:
-        here = command.replace("http://127.0.0.1:8788", base).replace("curl", "curl --silent --fail", 1)
-        subprocess.run(["sh", "-c", here], check=True, capture_output=True)
-    assert requests.get(f"{base}/_sandbox/faults", timeout=10).json()[0]["fault"] == "lost_answer"
-
-
-def test_neons_client_works_as_it_is_shown(rehearsal: Sandbox, capsys: pytest.CaptureFixture[str]) -> None:
-    (program,) = blocks(README, "python")
-    exec(compile(program.replace("http://127.0.0.1:8788/api/v2", rehearsal.url), "README.md", "exec"), {})
+    section = README.split("## Rehearse\n")[1].split("\n## ")[0]
+    shown = re.findall(r"^```(sh|python)\n(.*?)^```", section, flags=re.MULTILINE | re.DOTALL)
+    assert [language for language, _ in shown] == ["sh", "python", "sh"]
+    for language, text in shown:
+        here = text.replace("http://127.0.0.1:8788", base)
+        if language == "python":
+            exec(compile(here, "README.md", "exec"), {})
+            continue
+        for command in here.splitlines():
+            if command.startswith("rotator sandbox "):  # the one that is here has the same key
+                assert command.endswith("--key napi_rehearsal &")
+            else:
+                assert command.startswith("curl ")
+                quiet = command.replace("curl", "curl --silent --fail", 1)
+                subprocess.run(["sh", "-c", quiet], check=True, capture_output=True)
     assert capsys.readouterr().out == "by hand\n"
+    assert requests.get(f"{base}/_sandbox/faults", timeout=10).json()[0]["fault"] == "lost_answer"
 
 
 def test_the_two_commands_of_the_readme_are_what_all_checks_run() -> None:
@@ -124,6 +132,32 @@ def test_every_fault_of_the_sandbox_is_described() -> None:
     page = (ROOT / "docs" / "sandbox.md").read_text()
     for name in FORMS:
         assert f"`{name}`" in page, name
+
+
+def test_every_state_of_a_policy_is_explained() -> None:
+    page = (ROOT / "docs" / "operating.md").read_text()
+    table = page.split("| state | what it means |\n")[1].split("\n\n")[0]
+    assert re.findall(r"^\| `(\w+)` \|", table, flags=re.MULTILINE) == [state.value for state in PolicyState]
+
+
+def metrics(tree: ast.AST) -> Iterator[tuple[str, tuple[str, ...]]]:
+    """The names of the metrics that are made there, as they are read, with their labels."""
+    known = {"policy": ("policy",)}
+    for call in ast.walk(tree):
+        if not isinstance(call, ast.Call) or not ast.unparse(call.func).endswith("MetricFamily"):
+            continue
+        labels = next((word.value for word in call.keywords if word.arg == "labels"), ast.List([]))
+        named = known[labels.id] if isinstance(labels, ast.Name) else tuple(ast.literal_eval(labels))
+        yield ast.literal_eval(call.args[0]) + "_total" * ("Counter" in ast.unparse(call.func)), named
+
+
+def test_the_metrics_that_are_described_are_those_that_there_are() -> None:
+    page = (ROOT / "docs" / "operating.md").read_text()
+    table = page.split("| metric | labels | says |\n")[1].split("\n\n")[0]
+    described = re.findall(r"^\| `(\w+)` \| (.*?) \|", table, flags=re.MULTILINE)
+    made = list(metrics(ast.parse((ROOT / "rotator" / "web.py").read_text())))
+    assert len(made) > 8
+    assert sorted(described) == sorted((name, ", ".join(f"`{label}`" for label in labels)) for name, labels in made)
 
 
 def told_to_notify(tree: ast.AST) -> Iterator[str]:
