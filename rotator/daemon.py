@@ -62,6 +62,7 @@ class Service:
         self._running: set[str] = set()
         self._again: set[str] = set()
         self._wakes: dict[str, datetime] = {}
+        self._ran: dict[str, float] = {}
         self._orders_seen: set[int] = set()
         self._nudge = assembly.store.meta("nudge")
         self._stateless = Lasting(log.tell, "state.unavailable", "state.available")
@@ -158,7 +159,21 @@ class Service:
     # What repeats
 
     def _every(self, job_id: str, work: Callable[[], None], seconds: float) -> None:
-        self._scheduler.add_job(work, "interval", seconds=seconds, id=job_id, replace_existing=True)
+        """Plan this, or plan it anew: it is still counted from its last run, so no reload puts it off."""
+
+        def run() -> None:
+            self._ran[job_id] = time.monotonic()
+            work()
+
+        left = seconds - (time.monotonic() - self._ran.setdefault(job_id, time.monotonic()))
+        self._scheduler.add_job(
+            run,
+            "interval",
+            seconds=seconds,
+            next_run_time=datetime.now(UTC) + timedelta(seconds=max(0.0, left)),
+            id=job_id,
+            replace_existing=True,
+        )
 
     def _poll(self) -> None:
         try:

@@ -276,6 +276,28 @@ def test_a_new_configuration_gives_every_policy_a_turn(stage: Stage) -> None:
     stage.play(act)
 
 
+def test_reloads_more_often_than_the_poll_and_the_look_for_orders_put_off_neither(stage: Stage) -> None:
+    stage.file.write_text(stage.file.read_text().replace("neon: {", "neon: {poll_every: 3s, "))
+    stage.assembly.configure(load(stage.file))
+
+    def act() -> None:
+        before = stage.assembly.store.meta("clock")
+        number = stage.assembly.store.add_order(Order(0, OrderKind.ROTATE, datetime.now(UTC), "one"))
+        reloads = 0
+
+        def polled_and_looked() -> bool:
+            nonlocal reloads
+            reloads += 1
+            os.kill(os.getpid(), signal.SIGHUP)
+            time.sleep(0.3)
+            return stage.assembly.store.meta("clock") != before and number in stage.service._orders_seen
+
+        until(polled_and_looked)
+        assert reloads > 5
+
+    stage.play(act)
+
+
 def test_a_faulty_configuration_changes_nothing(stage: Stage) -> None:
     def act() -> None:
         config = stage.assembly.config
