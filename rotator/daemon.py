@@ -48,6 +48,7 @@ _JUMP = timedelta(seconds=2)
 _STOP_WITHIN = 8.0
 _SINKS_STOP_AFTER = 5.0
 _POLICY = "policy:"
+_OF_BEFORE = "wake the policies that are not configured any more"
 
 
 class Service:
@@ -126,7 +127,14 @@ class Service:
         )
 
     def _wake_all(self) -> None:
-        names = {*self._assembly.config.policies, *self._assembly.store.records()}
+        """Those of before too, unless the state cannot say which; the next poll that can read it wakes them."""
+        names = set(self._assembly.config.policies)
+        try:
+            names |= self._assembly.store.records().keys()
+        except StateUnavailable as error:
+            self._without_state(_OF_BEFORE, error)
+        else:
+            self._with_state(_OF_BEFORE)
         for name in sorted(names):
             self.wake(name)
 
@@ -198,8 +206,8 @@ class Service:
             return
         self._with_state("look for orders")
         if nudge != self._nudge:
-            self._nudge = nudge
             self._wake_all()
+            self._nudge = nudge
         self._orders_seen &= {order.id for order in orders}
         for order in orders:
             if order.policy is not None and order.id not in self._orders_seen:

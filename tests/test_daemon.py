@@ -254,6 +254,17 @@ def test_what_is_kept_no_longer_is_removed_after_a_poll(stage: Stage) -> None:
         assert state.execute("SELECT count(*) FROM orders").fetchone() == (1000,)
 
 
+def test_a_pause_or_resume_wakes_the_configured_policies_also_when_records_cannot_be_read(stage: Stage) -> None:
+    def act() -> None:
+        before = stage.turns.count("one"), stage.turns.count("two")
+        with closing(sqlite3.connect(stage.file.parent / "rotator.db")) as state, state:
+            state.execute("INSERT INTO records (policy, version, document) VALUES ('gone', 1, '{')")
+        stage.assembly.store.set_meta("nudge", "a word that was not there before")
+        until(lambda: stage.turns.count("one") > before[0] and stage.turns.count("two") > before[1])
+
+    stage.play(act)
+
+
 def test_a_wake_up_that_the_scheduler_lost_is_made_up_for(stage: Stage) -> None:
     def act() -> None:
         before = stage.turns.count()

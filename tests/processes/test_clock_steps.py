@@ -7,8 +7,10 @@ monotonic time goes on, as after `date --set` or a suspended machine.
 
 from __future__ import annotations
 
+import contextlib
 import shutil
 import signal
+import sqlite3
 import subprocess
 import time
 from collections.abc import Callable, Iterator
@@ -109,6 +111,30 @@ def test_the_machines_clock_is_set(stage: Stage, stepped: dict[str, str], person
         assert service.lines.index(live) < service.lines.index(entry), "revoked before its successor was live"
     assert service.end()[0] == 0
     accounts_for_everything(stage)
+
+
+@pytest.mark.fault(
+    "State",
+    "A policy's record in the state cannot be read when the machine's clock is set",
+    "It stays up and changes nothing outside; goes on once the state was put right.",
+)
+def test_the_machines_clock_is_set_while_the_state_cannot_be_read(
+    stage: Stage, stepped: dict[str, str], person_sees: Sees
+) -> None:
+    service = stage.serve(environ=stepped)
+    service.wait_for("rotation.live")
+    with contextlib.closing(sqlite3.connect(stage.state, timeout=30)) as state, state:
+        (whole,) = state.execute("SELECT document FROM records").fetchone()
+        state.execute("UPDATE records SET document = '{'")
+    set_clock(stage.folder / "step", HOUR)
+    service.wait_for("clock.jumped")
+    person_sees(service.wait_for("state.unavailable", policy="ci")["why"])
+    assert service.running
+    assert (stage.created(), stage.revocations()) == (1, 0)
+    with contextlib.closing(sqlite3.connect(stage.state, timeout=30)) as state, state:
+        state.execute("UPDATE records SET document = ?", (whole,))
+    service.wait_for("state.available", within=20)
+    assert service.end()[0] == 0
 
 
 # Neon's clock
