@@ -21,6 +21,7 @@ import signal
 import threading
 import time
 from collections.abc import Callable
+from contextlib import suppress
 from datetime import UTC, datetime, timedelta
 from queue import Empty, SimpleQueue
 
@@ -67,6 +68,8 @@ class Service:
         self._orders_seen: set[int] = set()
         self._nudge = assembly.store.meta("nudge")
         self._stateless = Lasting(log.tell, "state.unavailable", "state.available")
+        self._reload_asked = False
+        self._reloading: threading.Thread | None = None
         self._pulse = time.monotonic()
         self._unanswered = 0
         self._ask_again = 0.0
@@ -244,15 +247,23 @@ class Service:
     # The main thread
 
     def _heed_signals(self, seconds: float) -> None:
-        """Wait so long for a signal, and do what it asks for."""
-        try:
-            number = self._signals.get(timeout=seconds)
-        except Empty:
-            return
-        if number == signal.SIGHUP:
-            self._load_again()
-        else:
+        """Wait so long for signals, and do what they ask for: an end before all else, one reload for several.
+
+        The reload may have to wait for the state, so it has a thread of its own; one that is asked for meanwhile follows.
+        """
+        received = set()
+        with suppress(Empty):
+            received.add(self._signals.get(timeout=seconds))
+            while True:
+                received.add(self._signals.get_nowait())
+        if received - {signal.SIGHUP}:
             self._stop.set()
+            return
+        self._reload_asked |= bool(received)
+        if self._reload_asked and not (self._reloading is not None and self._reloading.is_alive()):
+            self._reload_asked = False
+            self._reloading = threading.Thread(target=self._load_again, daemon=True, name="reload")
+            self._reloading.start()
 
     def _wait_for_signals(self) -> None:
         offset = _wall_minus_monotonic()
@@ -290,25 +301,31 @@ class Service:
 
     def _load_again(self) -> None:
         notify("RELOADING=1")
-        old = self._assembly.config
         try:
-            config = self._reload()
+            self._act_on(self._reload())
         except ConfigError as error:
             for problem in error.problems:
                 log.tell(Event("config.refused", f"{problem}; the configuration stays as it was"))
-        else:
-            for name in ("state", "listen"):
-                if getattr(config, name) != getattr(old, name):
-                    log.tell(Event("config.needs_restart", f"{name} changed; restart the service for that"))
-            try:
-                self._assembly.configure(config)
-            except RotatorError as error:
-                log.tell(Event("config.refused", f"{error}; the configuration stays as it was"))
-            else:
-                self._say_what_is_served()
-                log.tell(Event("config.loaded", _counted(config)))
-                self._plan_anew()
-        notify("READY=1")
+        if not self._stop.is_set():
+            notify("READY=1")
+
+    def _act_on(self, config: Config) -> None:
+        old = self._assembly.config
+        for name in ("state", "listen"):
+            if getattr(config, name) != getattr(old, name):
+                log.tell(Event("config.needs_restart", f"{name} changed; restart the service for that"))
+        if self._stop.is_set():
+            return
+        try:
+            self._assembly.configure(config)
+        except RotatorError as error:
+            log.tell(Event("config.refused", f"{error}; the configuration stays as it was"))
+            return
+        if self._stop.is_set():
+            return
+        self._say_what_is_served()
+        log.tell(Event("config.loaded", _counted(config)))
+        self._plan_anew()
 
     def _say_what_is_served(self) -> None:
         """So that an order about another policy is not given in vain: the file may be newer than what was loaded."""

@@ -5,16 +5,19 @@ The single steps, and how soon each lets the service end, are in test_service.py
 
 from __future__ import annotations
 
+import contextlib
 import signal
+import sqlite3
 import threading
 from collections.abc import Callable
+from pathlib import Path
 
 import pytest
 from sinks.builders import Reply, Request, is_alive, until
 
 from rotator.sandbox import Event
 
-from .stage import PATIENCE, Stage
+from .stage import ONE_POLICY, PATIENCE, Stage
 from .test_full_disk import order
 from .test_killed import accounts_for_everything
 from .test_service import ENDS_WITHIN, MAY_BE_LATE
@@ -41,6 +44,7 @@ sinks:
   auth: {{{{{SOON}, deliver_to: [auth]}}}}
   post: {{{{{SOON}, deliver_to: [post]}}}}
 """
+SQLITE_WAITS = 10.0  # seconds that a writer waits for another
 LATER = ("  auth:", "  post:")  # when nothing else is left to be checked
 
 
@@ -178,3 +182,26 @@ policies:
     (key,) = stage.ours
     assert receiver.requests[-1].json["data"]["key"]["id"] == key
     accounts_for_everything(stage)
+
+
+@pytest.mark.fault(
+    "State",
+    "Another process holds the state while the service is to load its configuration again, and it is ended",
+    "It ends at once: it waits for none of the reloads, and begins no other.",
+)
+def test_while_reloads_wait_for_the_state(stage: Stage, person_sees: Sees) -> None:
+    stage.configure(ONE_POLICY, poll_every="1h")
+    service = stage.serve()
+    threads = Path(f"/proc/{service.pid}/task")
+    before = len(list(threads.iterdir()))
+    with contextlib.closing(sqlite3.connect(stage.state, isolation_level=None)) as state:
+        state.execute("BEGIN IMMEDIATE")
+        service.signal(signal.SIGHUP)
+        until(lambda: len(list(threads.iterdir())) > before)
+        for _ in range(3):
+            service.signal(signal.SIGHUP)
+        status, lasted = service.end()
+    assert status == 0
+    assert lasted < SQLITE_WAITS
+    assert not service.told("config.refused")
+    person_sees(service.told("service.stopped")[0]["why"])
