@@ -58,6 +58,7 @@ class Service:
     def __init__(self, assembly: Assembly, reload: Callable[[], Config]) -> None:
         self._assembly = assembly
         self._reload = reload
+        self._fixed = {name: getattr(assembly.config, name) for name in ("state", "listen")}
         self._stop = assembly.stop
         self._signals: SimpleQueue[int] = SimpleQueue()
         self._guard = threading.Lock()
@@ -249,7 +250,7 @@ class Service:
     def _heed_signals(self, seconds: float) -> None:
         """Wait so long for signals, and do what they ask for: an end before all else, one reload for several.
 
-        The reload may have to wait for the state, so it has a thread of its own; one that is asked for meanwhile follows.
+        The reload may have to wait for the state, so it has a thread of its own; one asked for meanwhile follows.
         """
         received = set()
         with suppress(Empty):
@@ -310,9 +311,8 @@ class Service:
             notify("READY=1")
 
     def _act_on(self, config: Config) -> None:
-        old = self._assembly.config
-        for name in ("state", "listen"):
-            if getattr(config, name) != getattr(old, name):
+        for name, runs in self._fixed.items():
+            if getattr(config, name) != runs:
                 log.tell(Event("config.needs_restart", f"{name} changed; restart the service for that"))
         if self._stop.is_set():
             return

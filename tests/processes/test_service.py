@@ -283,6 +283,10 @@ class TestLoadingAgain:
         assert all("restart" in why for why in told)
         assert not (stage.folder / "other.db").exists()
         person_sees("; ".join(told))
+        stage.configure(ONE_POLICY)
+        service.signal(signal.SIGHUP)
+        service.wait_for("config.loaded", times=2)
+        assert len(service.told("config.needs_restart")) == 2, "what is loaded now is what runs"
 
     def test_a_hand_off_that_waits_is_tried_at_once(self, a_stage: Callable[..., Stage]) -> None:
         """As when the receiver's address was wrong."""
