@@ -58,10 +58,18 @@ class Assembly:
         self.store.close()
 
 
-def assemble(config: Config, stop: threading.Event, tell: Callable[[Event], None] = log.tell) -> Assembly:
-    """Open the state and make the parts. Raises NeedsPerson and StateUnavailable."""
+def assemble(
+    config: Config,
+    stop: threading.Event,
+    tell: Callable[[Event], None] = log.tell,
+    check: Callable[[], None] = lambda: None,
+) -> Assembly:
+    """Open the state and make the parts. Raises NeedsPerson and StateUnavailable.
+
+    `check` raises StateUnavailable once this process may not use the state any more, and so decide nothing.
+    """
     clock = NeonClock()
-    store = Store(config.state, config.notify)
+    store = Store(config.state, config.notify, check=check)
     for repair in store.repaired:
         tell(Event("state.repaired", repair))
     newest = store.newest_time()

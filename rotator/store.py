@@ -63,14 +63,18 @@ class Store:
     Every method raises StateUnavailable when the state cannot be read or written now.
     """
 
-    def __init__(self, url: str, notify: Sequence[str] = (), *, create: bool = True) -> None:
+    def __init__(
+        self, url: str, notify: Sequence[str] = (), *, create: bool = True, check: Callable[[], None] = lambda: None
+    ) -> None:
         """Open the state at `sqlite:///PATH`. Raises NeedsPerson for one that this program cannot use.
 
         `notify` names the sinks that events are kept for. Without `create`, a state that is not there
-        is not made. `repaired` says what was put right with its files, so that nobody else reads or replaces them.
+        is not made. `check` is called before anything is read or written, and raises StateUnavailable if it must not
+        be. `repaired` says what was put right with its files, so that nobody else reads or replaces them.
         """
         self.path = path_of(url)
         self.notify = tuple(notify)
+        self._check = check
         self._writing = threading.Lock()
         self.repaired = prepare_file(self.path, create)
         self._footing = Footing(self.path)
@@ -100,6 +104,7 @@ class Store:
             with guard, self._engine.connect() as connection:
                 connection.exec_driver_sql("BEGIN IMMEDIATE" if writing else "BEGIN")
                 try:
+                    self._check()
                     if writing:
                         self._footing.check(lambda: _length(connection))
                     yield connection

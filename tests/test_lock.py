@@ -6,13 +6,16 @@ import os
 import subprocess
 import sys
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from contextlib import closing, suppress
 from pathlib import Path
 
 import pytest
+from sinks.builders import until
 
-from rotator.errors import AlreadyRunning, NeedsPerson
+from rotator.errors import AlreadyRunning, NeedsPerson, StateUnavailable
 from rotator.lock import ProcessLock
+from rotator.store import Store
 
 ROOT = Path(__file__).parent.parent
 HOLDS = """
@@ -109,3 +112,63 @@ def test_a_lock_whose_text_is_damaged_still_holds(state: Path, other: subprocess
 def test_a_folder_that_is_not_there_is_told_with_what_to_do(tmp_path: Path) -> None:
     with pytest.raises(NeedsPerson, match="cannot be opened: No such file or directory; make the folder"):
         ProcessLock(tmp_path / "nowhere" / "state.db").acquire("run")
+
+
+def test_who_waited_for_a_lock_that_was_removed_takes_the_one_at_its_place(
+    state: Path, other: subprocess.Popen[str]
+) -> None:
+    """Else the next one would find no lock held, and work beside it."""
+    lock = ProcessLock(state)
+
+    def is_open() -> bool:
+        with suppress(FileNotFoundError):  # a descriptor that was closed meanwhile
+            return any(link.readlink() == lock.path for link in Path("/proc/self/fd").iterdir())
+        return False
+
+    thread = threading.Thread(target=lock.acquire, args=("run",))
+    thread.start()
+    until(is_open)
+    lock.path.unlink()
+    other.kill()
+    thread.join()
+    assert ProcessLock(state).is_held()
+    lock.check()
+    lock.release()
+
+
+@pytest.mark.parametrize("then", [lambda path: None, Path.touch], ids=["removed", "replaced"])
+def test_a_lock_whose_file_is_no_longer_there_counts_for_nothing(state: Path, then: Callable[[Path], None]) -> None:
+    with ProcessLock(state) as lock:
+        lock.acquire("run")
+        lock.check()
+        lock.path.unlink()
+        then(lock.path)
+        with pytest.raises(StateUnavailable, match=r"was removed while it was in use.*; restart the service"):
+            lock.check()
+
+
+def test_a_lock_that_was_given_back_counts_for_nothing(state: Path) -> None:
+    with ProcessLock(state) as lock:
+        lock.acquire("run")
+    with pytest.raises(StateUnavailable):
+        lock.check()
+
+
+def test_nothing_is_read_from_a_state_or_written_to_it_without_the_lock(state: Path) -> None:
+    with ProcessLock(state) as lock:
+        lock.acquire("run")
+        with closing(Store(f"sqlite:///{state}", check=lock.check)) as store:
+            store.set_meta("word", "before")
+            lock.path.unlink()
+            with pytest.raises(StateUnavailable, match=r"the lock .* was removed"):
+                store.set_meta("word", "after")
+            with pytest.raises(StateUnavailable, match=r"the lock .* was removed"):
+                store.meta("word")
+        with closing(Store(f"sqlite:///{state}")) as store:
+            assert store.meta("word") == "before"
+
+
+def test_a_folder_in_the_place_of_the_lock_is_refused_as_such(state: Path) -> None:
+    ProcessLock(state).path.mkdir()
+    with pytest.raises(NeedsPerson, match="is not a file of its own; see who made it"):
+        ProcessLock(state).acquire("run")

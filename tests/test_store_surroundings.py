@@ -245,3 +245,36 @@ def test_a_lock_that_is_no_file_of_its_own_is_refused(tmp_path: Path, put: Calla
     assert not ProcessLock(tmp_path / "state.db").is_held()
     assert victim.read_text() == "untouched"
     assert stat.S_ISREG(victim.stat().st_mode)
+
+
+@needs_root
+def test_a_lock_that_root_makes_belongs_to_the_user_whose_state_it_is(shared: Path) -> None:
+    """As when root runs one command while the service is down."""
+    shared.chmod(0o755)
+    os.chown(shared, NOBODY, NOBODY)
+    state = shared / "state.db"
+    with ProcessLock(state) as lock:
+        lock.acquire("rotate")
+        assert (lock.path.stat().st_uid, lock.path.stat().st_gid) == (NOBODY, NOBODY)
+        lock.path.unlink()
+    state.touch()
+    os.chown(state, 1234, 4321)
+    with ProcessLock(state) as lock:
+        lock.acquire("rotate")
+        assert (lock.path.stat().st_uid, lock.path.stat().st_gid, mode_of(lock.path)) == (1234, 4321, "0600")
+    assert state.stat().st_uid == 1234
+
+
+@needs_root
+@pytest.mark.fault(
+    "State",
+    "The lock belongs to another user, such as root",
+    "It does not start, and says whose the lock is and what to do with it.",
+)
+def test_a_lock_of_another_user_is_told_with_what_to_do(shared: Path, person_sees: Sees) -> None:
+    shared.chmod(0o755)
+    os.chown(shared, NOBODY, NOBODY)
+    (shared / "state.db.lock").touch(mode=0o600)
+    with as_nobody(), pytest.raises(NeedsPerson) as refused:
+        ProcessLock(shared / "state.db").acquire("run")
+    person_sees(str(refused.value))

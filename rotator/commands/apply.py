@@ -40,7 +40,7 @@ def apply(config: Path, timeout: timedelta) -> int:
     with ProcessLock(state_path(loaded)) as lock:
         lock.acquire("apply")
         log.setup()
-        assembly = assemble(loaded, threading.Event())
+        assembly = assemble(loaded, threading.Event(), check=lock.check)
         try:
             with ended_by_signals(assembly):
                 ended = carry_out(assembly, {*loaded.policies, *assembly.store.records()}, timeout)

@@ -260,7 +260,8 @@ def _alone_or_beside(
             finally:
                 store.close()
         log.setup()
-        assembly = assemble(load_config(config.file), threading.Event())  # whoever does the work needs the secrets
+        # Whoever does the work needs the secrets.
+        assembly = assemble(load_config(config.file), threading.Event(), check=lock.check)
         try:
             with ended_by_signals(assembly):
                 return alone(assembly)

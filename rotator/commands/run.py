@@ -35,7 +35,7 @@ def run(config: Path) -> None:
     with ProcessLock(state_path(loaded)) as lock:
         lock.acquire("run")
         log.setup()
-        assembly = assemble(loaded, threading.Event())
+        assembly = assemble(loaded, threading.Event(), check=lock.check)
         service = Service(assembly, lambda: load_config(config))
         web = Web(assembly, service.alive) if loaded.listen is not None else None
         try:

@@ -335,6 +335,27 @@ class TestOneAtATime:
         assert len(stage.ours) == 1
         person_sees(stage.rotator("status").out.splitlines()[-1].split(";")[1].strip())
 
+    @pytest.mark.fault(
+        "Process",
+        "The lock's file is removed while the service runs, and another service is started",
+        "The first one decides nothing and changes nothing any more, and says what to do. The second one works.",
+    )
+    def test_a_service_whose_lock_was_removed_leaves_everything_to_the_next(
+        self, stage: Stage, person_sees: Callable[[str], None]
+    ) -> None:
+        first = stage.serve()
+        first.wait_for("rotation.live")
+        (stage.folder / "rotator.db.lock").unlink()
+        why = first.wait_for("state.unavailable", policy=None)["why"]
+        person_sees(why.partition(": ")[2])  # without which of its jobs was the first to meet it
+        second = stage.serve()
+        assert stage.rotator("rotate", "ci", "--wait").status == 0
+        assert stage.created() == 2
+        assert first.running
+        assert len(first.told("key.intended")) == len(second.told("key.intended")) == 1
+        assert stage.works(stage.app())
+        assert first.end()[0] == 0
+
 
 class TestTroubleWithNeon:
     @pytest.mark.fault(
