@@ -233,7 +233,7 @@ class Service:
 
     def _send_notices(self) -> None:
         try:
-            self._assembly.notifier.send_waiting(wait=False)
+            self._assembly.notifier.send_waiting()
         except StateUnavailable as error:
             self._without_state("notify", error)
         else:

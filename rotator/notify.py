@@ -70,23 +70,37 @@ class Notifier:
         self._talking: set[str] = set()
         self._guard = threading.Lock()
 
-    def send_waiting(self, *, wait: bool = True) -> None:
+    def send_waiting(self) -> None:
         """Tell every sink what it has not confirmed yet, each in a thread of its own. Raises StateUnavailable.
 
-        With `wait` returns when every one of them has taken all or failed. A sink that was changed in the
-        configuration is not left alone for the failures that it had before.
+        A sink that was changed in the configuration is not left alone for the failures that it had before.
         """
+        self._start(threading.Event())
+
+    def send_for(self, seconds: float) -> None:
+        """As `send_waiting`, but return when every sink has taken all or failed, or after so many seconds.
+
+        Then nothing more is sent; what was not confirmed stays in the state.
+        """
+        give_up = time.monotonic() + seconds
+        over = threading.Event()
+        for thread in self._start(over):
+            thread.join(max(0.0, give_up - time.monotonic()))
+        over.set()
+
+    def _start(self, over: threading.Event) -> list[threading.Thread]:
         threads = []
         for name, receiver in self._receivers().items():
             pause = self._pauses.get(name)
             if pause is None or pause.receiver is not receiver:
                 pause = self._pauses[name] = _Pause(receiver)
             if self._monotonic() >= pause.until and self._state.notices(name) and self._begin(name):
-                thread = threading.Thread(target=self._talk, args=(name, pause), daemon=True, name=f"notify {name}")
+                thread = threading.Thread(
+                    target=self._talk, args=(name, pause, over), daemon=True, name=f"notify {name}"
+                )
                 thread.start()
                 threads.append(thread)
-        for thread in threads if wait else ():
-            thread.join()
+        return threads
 
     def _begin(self, name: str) -> bool:
         with self._guard:
@@ -95,10 +109,12 @@ class Notifier:
             self._talking.add(name)
             return True
 
-    def _talk(self, name: str, pause: _Pause) -> None:
+    def _talk(self, name: str, pause: _Pause, over: threading.Event) -> None:
         try:
             while notices := self._state.notices(name):
                 for notice in notices:
+                    if over.is_set() or self._receivers().get(name) is not pause.receiver:
+                        return
                     if notice.id != pause.taken and not self._send(notice, pause):
                         return
                     pause.taken = notice.id

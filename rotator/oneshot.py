@@ -1,6 +1,7 @@
 """Everything that is due now, and then an end: for `apply`, and for orders without a service.
 
-A hand-off that failed is tried again until the deadline, for its secret would be lost with the process.
+A hand-off that failed is tried again until the deadline, for its secret would be lost with the process. What `notify`
+is slow to take stays in the state, for the next process.
 SIGTERM and SIGINT end the work as they end the service: no step is begun any more, the steps in hand are
 finished, and a sink that hangs is given a few seconds.
 """
@@ -22,6 +23,7 @@ _AT_ONCE = 8
 _LONGEST_NAP = 1.0
 _DUE_SOON = timedelta(seconds=1)
 _SINKS_STOP_AFTER = 5.0
+_NOTICES_AT_LEAST = 5.0
 
 
 @contextmanager
@@ -67,3 +69,8 @@ def carry_out(assembly: Assembly, names: Iterable[str], timeout: timedelta) -> b
             waits = [(at - clock.now()).total_seconds() for name in pending if (at := wakes[name]) is not None]
             assembly.stop.wait(max(0.0, min([_LONGEST_NAP, left, *waits])))
     return not engine.outside.lists.troubles()
+
+
+def send_notices(assembly: Assembly, until: float) -> None:
+    """Tell `notify` what waits, until then in monotonic seconds, or for some seconds at least. The rest stays."""
+    assembly.notifier.send_for(max(_NOTICES_AT_LEAST, until - time.monotonic()))

@@ -217,7 +217,7 @@ def a_turn(stage: Stage) -> None:
         assembly.rounds.poll()
         assembly.rounds.obey()
         assembly.engine.turn("ci")
-        assembly.notifier.send_waiting()
+        assembly.notifier.send_for(30)
     finally:
         assembly.close()
 

@@ -34,8 +34,10 @@ class Post:
     got: list[tuple[str, dict[str, Any]]] = field(default_factory=list)
     fails: Callable[[dict[str, Any]], bool] = lambda _: False
     gate: threading.Event | None = None
+    asked: int = 0
 
     def send(self, message_id: str, body: bytes) -> None:
+        self.asked += 1
         if self.gate is not None:
             self.gate.wait(30)
         message = json.loads(body)
@@ -62,7 +64,7 @@ class Office:
         self.store.tell([replace(LIVE, generation=number) for number in generations], NOW)
 
     def send(self) -> None:
-        self.notifier.send_waiting()
+        self.notifier.send_for(30)
 
 
 @pytest.fixture
@@ -128,7 +130,7 @@ def test_what_was_sent_but_not_confirmed_is_sent_again(office: Callable[..., Off
     here = office(ops=ops)
     here.happen(1)
     forgetful = Forgetful(here.store)
-    Notifier(forgetful, lambda: here.sinks, event_body, here.told.append).send_waiting()
+    Notifier(forgetful, lambda: here.sinks, event_body, here.told.append).send_for(30)
     assert [event.name for event in here.told] == ["state.unavailable"]
 
     here.send()
@@ -145,7 +147,7 @@ def test_while_the_state_cannot_be_written_a_message_is_not_sent_again_and_again
     forgetful = Forgetful(here.store)
     notifier = Notifier(forgetful, lambda: here.sinks, event_body, here.told.append, lambda: here.seconds)
     for _ in range(10):
-        notifier.send_waiting()
+        notifier.send_for(30)
         here.seconds += 2.0
 
     assert ops.generations == [1]
@@ -153,7 +155,7 @@ def test_while_the_state_cannot_be_written_a_message_is_not_sent_again_and_again
 
     forgetful.full = False
     here.seconds += 15.0
-    notifier.send_waiting()
+    notifier.send_for(30)
     assert ops.generations == [1, 2]
     assert here.store.notices("ops") == []
 
@@ -218,13 +220,45 @@ def test_a_sink_that_hangs_delays_no_other_and_gets_nothing_twice(office: Callab
     here = office(slow=slow, quick=quick)
     for number in range(1, 4):
         here.happen(number)
-        here.notifier.send_waiting(wait=False)
+        here.notifier.send_waiting()
         until(lambda number=number: quick.generations[-1:] == [number])  # type: ignore[misc]
     assert slow.got == []
 
     gate.set()
     until(lambda: not here.store.notices("slow"))
     assert slow.generations == [1, 2, 3]
+
+
+def test_when_the_time_is_over_no_more_is_sent_and_the_rest_stays(office: Callable[..., Office]) -> None:
+    gate = threading.Event()
+    slow = Post(gate=gate)
+    here = office(slow=slow)
+    here.happen(1, 2, 3)
+    here.notifier.send_for(0.1)
+    assert len(here.store.notices("slow")) == 3
+
+    gate.set()
+    until(lambda: not here.notifier._talking)
+    assert slow.asked <= 1, "one was under way"
+    assert [notice.event.generation for notice in here.store.notices("slow")] == [1, 2, 3][slow.asked :]
+
+
+@pytest.mark.parametrize("then", [["ops"], []], ids=["changed", "no longer to be told"])
+def test_a_receiver_that_is_no_longer_configured_gets_nothing_more_of_what_waits(
+    office: Callable[..., Office], then: list[str]
+) -> None:
+    gate = threading.Event()
+    before, after = Post(gate=gate), Post()
+    here = office(ops=before)
+    here.happen(1, 2, 3)
+    here.notifier.send_waiting()
+    until(lambda: before.asked)
+    here.sinks = dict.fromkeys(then, after)
+    gate.set()
+    until(lambda: not here.notifier._talking)
+    here.send()
+    assert before.generations == [1], "it was under way"
+    assert after.generations == ([2, 3] if then else [])
 
 
 def test_a_sink_that_was_changed_is_tried_at_once(office: Callable[..., Office]) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import threading
+import time
 from datetime import timedelta
 from pathlib import Path
 
@@ -23,7 +24,11 @@ def duration(_ctx: click.Context, _parameter: click.Parameter, value: str) -> ti
 @click.command()
 @config_option
 @click.option(
-    "--timeout", default="5m", show_default=True, callback=duration, help="How long failed hand-offs are retried."
+    "--timeout",
+    default="5m",
+    show_default=True,
+    callback=duration,
+    help="How long failed hand-offs are retried, and events sent.",
 )
 def apply(config: Path, timeout: timedelta) -> int:
     """Do everything that is due now, then exit. For cron and jobs.
@@ -34,7 +39,7 @@ def apply(config: Path, timeout: timedelta) -> int:
     from rotator import log
     from rotator.assembly import assemble
     from rotator.lock import ProcessLock
-    from rotator.oneshot import carry_out, ended_by_signals
+    from rotator.oneshot import carry_out, ended_by_signals, send_notices
     from rotator.status import needs_a_person, status_document
 
     with ProcessLock(state_path(loaded)) as lock:
@@ -42,11 +47,12 @@ def apply(config: Path, timeout: timedelta) -> int:
         log.setup()
         assembly = assemble(loaded, threading.Event(), check=lock.check)
         try:
+            deadline = time.monotonic() + timeout.total_seconds()
             with ended_by_signals(assembly):
                 ended = carry_out(assembly, {*loaded.policies, *assembly.store.records()}, timeout)
                 if not assembly.stop.is_set():
                     assembly.rounds.obey()
-                assembly.notifier.send_waiting()
+                send_notices(assembly, deadline)
                 assembly.rounds.prune()
             document = status_document(
                 loaded.policies,

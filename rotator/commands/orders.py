@@ -270,11 +270,12 @@ def _alone_or_beside(
 
 
 def _work(assembly: Assembly, order: Order, policy: str) -> None:
-    from rotator.oneshot import carry_out
+    from rotator.oneshot import carry_out, send_notices
 
+    deadline = time.monotonic() + _ALONE_AT_MOST.total_seconds()
     _record(assembly, order)
     carry_out(assembly, [policy], _ALONE_AT_MOST)
-    assembly.notifier.send_waiting()
+    send_notices(assembly, deadline)
 
 
 def _record(assembly: Assembly, order: Order) -> None:

@@ -123,6 +123,32 @@ class TestApply:
         assert stage.policy()["live"]["id"] == first
         assert len(stage.ours) == 2
 
+    @pytest.mark.fault(
+        "Sinks",
+        "A receiver of `notify` is slow to take what waits for it while apply runs",
+        "What is due is done; it ends soon after its time, with 0, and what was not told stays in the state.",
+    )
+    def test_a_slow_receiver_of_events_does_not_keep_it(self, stage: Stage, person_sees: Callable[[str], None]) -> None:
+        receiver = stage.receiver()
+        go_on = threading.Event()
+
+        def reply(_: Request) -> Reply:
+            go_on.wait(PATIENCE)
+            return Reply(204)
+
+        receiver.reply = reply
+        ops = f'  ops: {{type: webhook, url: "{receiver.url}", signing_secret: {{file: signing}}, timeout: 1m}}'
+        stage.configure(ONE_POLICY.replace("policies:", f"{ops}\nnotify: [ops]\npolicies:"))
+        began = time.monotonic()
+        assert stage.rotator("apply", "--timeout", "1s").status == 0
+        assert time.monotonic() - began < 30, "the receiver may take a minute"
+        assert stage.works(stage.app())
+        go_on.set()
+        taken = len(receiver.requests)
+        assert stage.rotator("apply").status == 0
+        until(lambda: len(receiver.requests) > taken)
+        person_sees(receiver.requests[-1].json["data"]["why"])
+
     @pytest.mark.fault("Process", "apply is run beside a running service", "It ends with 1 before it does anything.")
     def test_beside_a_service_it_gives_way(self, stage: Stage, person_sees: Callable[[str], None]) -> None:
         """It names the process that holds the state."""
