@@ -39,7 +39,7 @@ from rotator.model import Event
 from rotator.systemd import notify, watchdog_interval
 from rotator.transitions import pause_after
 
-_THREADS = 4
+_THREADS = 5  # the poll, the orders and those of no policy, the clock, the notices
 _TURNS_AT_ONCE = 64
 _ORDERS_EVERY = 2.0
 _CLOCK_EVERY = 5.0
@@ -67,6 +67,7 @@ class Service:
         self._wakes: dict[str, datetime] = {}
         self._ran: dict[str, float] = {}
         self._orders_seen: set[int] = set()
+        self._obeying = False
         self._nudge = assembly.store.meta("nudge")
         self._stateless = Lasting(log.tell, "state.unavailable", "state.available")
         self._reload_asked = False
@@ -203,8 +204,6 @@ class Service:
         try:
             orders = self._assembly.store.open_orders()
             nudge = self._assembly.store.meta("nudge")
-            if any(order.policy is None for order in orders):
-                self._assembly.rounds.obey()
         except StateUnavailable as error:
             self._without_state("look for orders", error)
             return
@@ -217,6 +216,20 @@ class Service:
             if order.policy is not None and order.id not in self._orders_seen:
                 self._orders_seen.add(order.id)
                 self.wake(order.policy)
+        if any(order.policy is None for order in orders) and not self._obeying:
+            self._obeying = True
+            self._scheduler.add_job(self._obey)
+
+    def _obey(self) -> None:
+        """Carry out the orders that belong to no policy. Apart from the look for orders, as Neon may take its time."""
+        try:
+            self._assembly.rounds.obey()
+        except StateUnavailable as error:
+            self._without_state("carry out orders", error)
+        else:
+            self._with_state("carry out orders")
+        finally:
+            self._obeying = False
 
     def _ask_for_the_time(self) -> None:
         distrust = self._assembly.clock.distrust

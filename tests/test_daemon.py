@@ -71,6 +71,7 @@ class Stage:
     """A service on real parts, but for its turns. `play` runs it while a test acts in another thread."""
 
     def __init__(self, folder: Path, neon: Sandbox) -> None:
+        self.neon = neon
         (folder / "key").write_text(neon.management_key)
         self.file = folder / "config.yaml"
         self.file.write_text(CONFIGURATION.format(url=neon.url))
@@ -228,6 +229,22 @@ def test_an_order_wakes_its_policy_once(stage: Stage) -> None:
         looked = stage.service._pulse
         until(lambda: stage.service._pulse > looked + 2)  # it was looked for orders once more
         assert (stage.turns.count("one"), stage.turns.count("two")) == (before[0] + 1, before[1])
+
+    stage.play(act)
+
+
+def test_an_order_of_no_policy_that_waits_for_neon_delays_no_other_order(stage: Stage) -> None:
+    def act() -> None:
+        store = stage.assembly.store
+        before = stage.turns.count("two")
+        stage.neon.fault("slow", on="list", seconds=6)
+        number = store.add_order(Order(0, OrderKind.REVOKE, datetime.now(UTC), key_id=7, unmanaged=True))
+        until(lambda: stage.service._obeying)
+        store.add_order(Order(0, OrderKind.ROTATE, datetime.now(UTC), "two"))
+        until(lambda: stage.turns.count("two") > before)
+        assert number in {order.id for order in store.open_orders()}, "it still waits"
+        until(lambda: number not in {order.id for order in store.open_orders()})
+        assert "order.lapsed" in {entry.event for entry in store.history(key_id=7)}
 
     stage.play(act)
 
