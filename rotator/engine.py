@@ -125,6 +125,8 @@ class Engine:
                         self._hands[new] = self._hands.pop(old)
                     if old in self._unwritten:
                         self._unwritten[new] = self._unwritten.pop(old)
+                    with self._guard:
+                        self._outlooks.pop(old, None)
         with self._guard:
             if self._renames.get(new) == former:
                 del self._renames[new]
@@ -151,10 +153,16 @@ class Engine:
                 if policy is not None:
                     return self._take_turn(setup, policy, lambda r, keys, now: next_step(policy, r, keys, now))
                 self._hands.pop(name, None)
+                if self._is_forgotten(name):
+                    return None
                 return self._take_turn(setup, transitions.stand_in(name), last_step)
         except StateUnavailable as error:
             self._tell(Event("state.unavailable", str(error), name))
             return self._clock.now() + STATE_AGAIN
+
+    def _is_forgotten(self, name: str) -> bool:
+        """Whether nothing is left under this name, as when the policy is called something else now."""
+        return self._state.record(name) == Record(policy=name) and name not in self._state.records()
 
     def in_hand(self, name: str) -> bool:
         """Whether a secret of this policy is on its way to the sinks."""

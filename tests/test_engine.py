@@ -631,6 +631,22 @@ def test_a_policy_that_is_renamed_twice_before_it_had_a_turn_keeps_its_record(wo
     assert [g.key_id for g in world.record("third").generations] == [before]
 
 
+@pytest.mark.parametrize("first", ["ci", "other"])
+def test_of_the_name_that_a_policy_had_nothing_is_said_any_more(world: World, first: str) -> None:
+    """Its keys are not left alone, but taken along."""
+    world.settle()
+    world.configure(RENAMED)
+    before = len(world.told("policy.waiting"))
+
+    for name in (first, "ci"):
+        world.engine.turn(name)
+    world.settle()
+
+    assert {event.policy for event in world.told("policy.waiting")[before:]} == {"other"}
+    assert world.store.outlooks().keys() == {"other"}
+    assert "ci" not in world.engine.waiting_for_poll()
+
+
 def test_a_policy_that_is_renamed_during_a_hand_off_keeps_its_secret_in_hand(world: World) -> None:
     key = _hand_off_that_waits(world)
 
