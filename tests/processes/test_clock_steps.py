@@ -161,11 +161,29 @@ def world(tmp_path: Path) -> Iterator[World]:
 
 @pytest.mark.fault(
     "Clock",
+    "The machine is frozen for hours, with all its clocks, in the middle of a hand-off",
+    "The old key's grace period counts from when Neon's clock shows it, not from hours before.",
+)
+def test_a_machine_that_is_frozen_in_the_middle_of_a_hand_off(world: World, person_sees: Sees) -> None:
+    old, _ = world.ours()
+    world.neon.set_clock(6 * HOUR)  # no answer of Neon has come since the old key retired
+    world.live_through(60, step=10)
+    assert world.clock.distrust == ""
+    world.live_through(HOUR - 120)
+    assert old in world.ours(), "its consumers have an hour from then on to read the new key"
+    person_sees(world.status("ci")["next"]["why"])
+    world.live_through(240)
+    assert old not in world.ours()
+
+
+@pytest.mark.fault(
+    "Clock",
     "Neon's clock jumps hours ahead, over the end of a grace period",
     "Nothing is revoked until two more answers agree with the new time.",
 )
 def test_neons_clock_jumps_ahead(world: World, person_sees: Sees) -> None:
     old, _ = world.ours()
+    world.live_through(60)  # Neon has answered since the old key retired, so when that was is known
     world.neon.set_clock(6 * HOUR)
     world.settle()
     person_sees(world.clock.distrust)
