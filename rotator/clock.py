@@ -17,10 +17,12 @@ not perfect. So up to two seconds (the whole second, and one more) are nobody's 
 - More than 5 minutes off, in either direction (a machine that slept, a clock that was set, a foreign
   answer): a *jump*. `distrust` says so, and `now()` goes on by the old estimate. Two more answers in a
   row that agree with the new time make it the estimate; two in a row that agree with the old one end
-  the doubt; an answer that agrees with neither starts the doubt anew. After a jump ahead `misdated` tells which
-  times had been told too early: those of a virtual machine that was frozen, and has not heard of Neon since.
+  the doubt; an answer that agrees with neither starts the doubt anew.
 - `Date` older than the newest time in the state: the same doubt. There is no older estimate of
   Neon's time to keep then, so `now()` follows the answers, distrusted until two more agree.
+
+After a step ahead `misdated` tells which times had been told too early: those of a virtual machine that was frozen,
+and had not heard of Neon since.
 
 Monotonic time is counted since the machine was started, where the system has such a clock: the usual one stands
 still while the machine sleeps, and a list from before would pass for a fresh one after it woke.
@@ -41,7 +43,7 @@ from rotator.model import Misdated
 JUMP = timedelta(minutes=5)
 TOLERANCE = timedelta(seconds=2)
 AGREEING = 2
-_JUMPS_KEPT = 100
+_STEPS_KEPT = 100
 
 _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 
@@ -89,7 +91,7 @@ class NeonClock:
 
     @property
     def misdated(self) -> tuple[Misdated, ...]:
-        """Which times were told too early before jumps ahead that Neon's answers confirmed, the oldest first."""
+        """Which times were told too early before Neon's answers showed that it is later, the oldest first."""
         with self._lock:
             return self._misdated
 
@@ -115,6 +117,8 @@ class NeonClock:
             elif least - offset > JUMP or offset - most > JUMP:
                 self._doubt(least, _jump_of(least - offset))
             else:
+                if least - offset > TOLERANCE:
+                    self._was_behind(offset, least)
                 self._offset, self._agreed = min(max(offset, least), most), at
 
     def _now(self) -> datetime:
@@ -151,13 +155,16 @@ class NeonClock:
             self._doubt(least, _jump_of(least - offset))
 
     def _follow(self, offset: timedelta, rival: timedelta) -> None:
-        """The jump is real. If it is ahead, the machine may have been frozen, and all its clocks, at any time since the
-        answer that agreed last: what was dated since then was later by up to as much."""
-        self._offset, self._rival, self._distrust = rival, None, ""
+        """The jump is real."""
         if rival > offset:
-            at = self._now()
-            since = _EPOCH + offset + timedelta(seconds=self._agreed)
-            self._misdated = (*self._misdated, Misdated(since, at - (rival - offset), at))[-_JUMPS_KEPT:]
+            self._was_behind(offset, rival)
+        self._offset, self._rival, self._distrust = rival, None, ""
+
+    def _was_behind(self, offset: timedelta, right: timedelta) -> None:
+        """The machine may have been frozen, and all its clocks, at any time since the answer that agreed last: what was
+        dated since then was later by up to as much."""
+        since, until = (_EPOCH + offset + timedelta(seconds=at) for at in (self._agreed, self.monotonic()))
+        self._misdated = (*self._misdated, Misdated(since, until, until + right - offset))[-_STEPS_KEPT:]
 
 
 def carried_on(told: datetime, at: float, since_boot: float) -> datetime:

@@ -219,6 +219,22 @@ def test_of_a_machine_that_was_frozen_it_is_known_what_was_dated_too_early() -> 
     assert abs(found.at - machine.true) <= timedelta(seconds=1)
 
 
+def test_of_one_that_was_frozen_for_less_than_a_jump_too() -> None:
+    machine = Machine().answers().passes(60).answers()
+    agreed = machine.clock.now()
+    machine.passes(10)
+    machine.true += timedelta(minutes=4)
+    told = machine.clock.now()
+    machine.answers()
+    (found,) = machine.clock.misdated
+    assert (found.since, found.until) == (agreed, told)
+    assert abs(found.at - machine.true) <= timedelta(seconds=1)
+
+
+def test_with_answers_that_agree_nothing_was_dated_too_early() -> None:
+    assert heard(0, 1, 0, -1).clock.misdated == ()
+
+
 def test_after_a_jump_back_nothing_was_dated_too_early() -> None:
     machine = heard(-3600, -3600, -3600)
     assert machine.clock.distrust == ""
