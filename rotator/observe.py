@@ -133,7 +133,7 @@ def _somebody_has(policy: Policy, record: Record, generation: Generation, keys: 
     """
     if generation.orphan is None or generation.offers:
         return ""
-    used = generation.last_used_at if generation.checked_at is None else foreign_use(generation)
+    used = foreign_use(generation)
     was_checked = generation.checked_at is None and generation.fingerprint is not None  # by us, before we died
     if used is not None and not (was_checked and used <= generation.created_at + _CHECKED_WITHIN):
         return f"{generation.name} was used at {when(used)}, so it was handed on, which this state does not know"

@@ -31,7 +31,7 @@ from builders import (
 )
 
 from rotator.decide import next_step
-from rotator.model import Absence, Check, Do, Event, Generation, Held, KeyList, Keys, Misdated, Orphan, SinkRef
+from rotator.model import Absence, Check, Do, Event, Generation, Held, KeyList, Keys, Misdated, Offer, Orphan, SinkRef
 from rotator.observe import Judgement, judge, observe, own_keys, wrong_id
 from rotator.standing import find
 from rotator.transitions import stand_in
@@ -461,6 +461,7 @@ def test_a_key_with_another_fingerprint_is_never_taken_for_ours() -> None:
 def test_what_is_wrong_with_the_configured_id(configured: int | None, own: dict[int, str], says: str) -> None:
     told = wrong_id(configured, own, [a_list(OTHERS, a_foreign(106))])
     assert told.startswith(says)
+    assert told.endswith("shows as the key that this program authenticates with, or leave it out" if says else "")
     assert bool(told) == bool(says)
 
 
@@ -502,7 +503,10 @@ def test_an_orphan_that_somebody_has_was_handed_on_before_the_state_was_restored
     events = [event for event in change.events if event.name == "orphan.handed_on"] if change else []
     offers = find(change.record if change else record, 107).offers
     assert [says in event.why for event in events] == [True] * bool(says)
-    assert offers.keys() == ({APP.target, VAULT.target} if says else set())
+    about = Event("orphan.handed_on", "", NAME, 7, 107, named(7))
+    assert [replace(event, why="") for event in events] == [about] * bool(says)
+    assert orphan.orphan is not None
+    assert offers == (dict.fromkeys([APP.target, VAULT.target], Offer(orphan.orphan.since)) if says else {})
 
 
 def test_it_leaves_like_any_key_that_sinks_may_have() -> None:

@@ -627,8 +627,9 @@ def test_an_adopted_key_that_comes_back_was_not_replaced_by_what_came_before_it(
     record = transitions.forget(a_record(before, adopted), 50, WHY, NOW).record
     back = a_foreign(50, adopted.name)
     assert transitions.recover(record, back, WHY, NOW).record.generations[-1].superseded == {}
-    newer = replace(record, generations=(*record.generations, a_live(5, CI, created_at=NOW)))
-    assert transitions.recover(newer, back, WHY, NOW).record.generations[-1].superseded == {CI.target: NOW}
+    for at in (NOW - DAY, NOW):
+        newer = replace(record, generations=(*record.generations, a_live(5, CI, created_at=at)))
+        assert transitions.recover(newer, back, WHY, NOW).record.generations[-1].superseded == {CI.target: at}
 
 
 def test_a_key_that_an_operator_condemned_is_so_still_when_it_comes_back() -> None:
