@@ -43,6 +43,14 @@ policies:
 """
 
 
+def restore(world: World, state: Path, backup: bytes) -> None:
+    """End the service, put the backup in the state's place, and start it again."""
+    world.store.close()
+    state.write_bytes(backup)
+    world.store = Store(world.config.state)
+    world.restart()
+
+
 def cut_short(state: Path) -> None:
     os.truncate(state, state.stat().st_size // 2)
 
@@ -206,10 +214,7 @@ def test_an_older_backup(tmp_path: Path, person_sees: Sees) -> None:
         backup = state.read_bytes()
         world.push(days=30)
         world.settle()
-        world.store.close()
-        state.write_bytes(backup)
-        world.store = Store(world.config.state)
-        world.restart()
+        restore(world, state, backup)
         world.live_through(40 * 86_400, step=86_400)
         assert world.ours()[0] == old
         assert len(world.ours()) == 2
@@ -247,10 +252,7 @@ def test_a_backup_from_the_middle_of_a_rotation(tmp_path: Path, person_sees: See
         (key,) = world.ours()
         world.push(minutes=10)
         assert world.neon.use(world.neon.secret_of(key))
-        world.store.close()
-        state.write_bytes(backup.read_bytes())
-        world.store = Store(world.config.state)
-        world.restart()
+        restore(world, state, backup.read_bytes())
 
         world.settle()
         assert key in world.ours()
